@@ -1,0 +1,1 @@
+"""Measurements: the engine against other ways, kernels against memory, networks against their teachers."""

@@ -1,0 +1,1 @@
+"""Files, pipelines and the command line: what stands around the engine."""

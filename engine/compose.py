@@ -1,0 +1,131 @@
+"""One face of one frame, edited: crop, parse, mask, warp, method, and back into the planes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mien.engine.backend import Network
+from mien.engine.clock import Clock
+from mien.engine.edits import Method
+from mien.engine.face.align import crop_to_frame, paste_box
+from mien.engine.face.landmarks import bit_depth
+from mien.engine.face.mask import GRID_PX, FaceMasks, blur
+from mien.engine.face.points import invert, transform
+from mien.engine.face.warp import motions, warp_crop, warp_field
+from mien.engine.manifest import AttributeEdit
+from mien.engine.spec import EditSpec
+from mien.engine.types import Array, FaceTrack, Frame
+from mien.kernels.composite_yuv import composite_delta_yuv, composite_replace_yuv
+from mien.kernels.crop_yuv import crop_yuv
+
+Planes = tuple[Array, Array, Array]
+PixelBox = tuple[int, int, int, int]
+
+# Weight of a frame's own mask against the track's: the parser's edges flicker, and a mask that flickers shows.
+MASK_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a face lies in a frame. quad: (3, 2) smoothed, see face/align.py. points: (68, 2) smoothed. weight: of the edit, in (0, 1]."""
+
+    track_id: int
+    quad: Array
+    points: Array
+    weight: float = 1.0
+
+
+@dataclass(slots=True)
+class FaceMemory:
+    """What is kept of a face between frames: its track's codes, noise and bank, and its masks in crop space."""
+
+    track: FaceTrack
+    masks: dict[str, Array] = field(default_factory=dict)
+
+    def steady(self, name: str, mask: Array) -> Array:
+        """The mask averaged with the track's past ones."""
+        if name in self.masks:
+            mask = self.masks[name] + np.float32(MASK_SHARE) * (mask - self.masks[name])
+        self.masks[name] = mask
+        return mask
+
+
+class FaceEdit:
+    """Edits faces for one spec. Calls for one face come in frame order; its memory is the caller's."""
+
+    def __init__(
+        self,
+        spec: EditSpec,
+        edits: Mapping[str, AttributeEdit],
+        method: Method,
+        parser: Network,
+        crop_px: int,
+        threads: int,
+        clock: Clock,
+    ) -> None:
+        active = [(edits[name], strength) for name, strength in spec.active]
+        self.method = method
+        self._regions = sorted({region for edit, _ in active for region in edit.regions})
+        self._within = spec.region
+        self._motions = motions((edit.template, strength) for edit, strength in active)
+        self.crop_px = crop_px
+        self._parser, self._threads, self._clock = parser, threads, clock
+        self._nothing = np.zeros((3, crop_px, crop_px), np.float32)
+
+    def crop(self, frame: Frame, affine: Array) -> Array:
+        """(3, S, S) float32 RGB in [-1, 1] of a frame."""
+        colour: Any = {"matrix": frame.matrix, "color_range": frame.color_range, "bit_depth": bit_depth(frame)}
+        return crop_yuv(frame.planes, affine, self.crop_px, threads=self._threads, **colour)
+
+    def __call__(
+        self, frame: Frame, planes: Planes, place: Placement, memory: FaceMemory
+    ) -> tuple[Planes, PixelBox | None]:
+        """The planes with this face edited, and the box that may have changed; the same planes and None where there is
+        nothing to do.
+
+        planes: the frame's own, or those in which other faces have been edited already; the crop always comes from the
+        frame.
+        """
+        affine = crop_to_frame(place.quad, self.crop_px)
+        box = paste_box(place.quad, frame.width_px, frame.height_px)
+        if box[2] - box[0] < 2 or box[3] - box[1] < 2:
+            return planes, None
+        with self._clock("crop"):
+            crop = self.crop(frame, affine)
+        with self._clock("parse"):
+            small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
+            image = np.ascontiguousarray(small.transpose(2, 0, 1)[None])
+            probabilities = self._parser(image=image)["probabilities"][0]
+        with self._clock("mask"):
+            points = transform(invert(affine), place.points)
+            masks = FaceMasks(probabilities, points, self.crop_px)
+            field = self._field(masks, points, memory)
+            mask = memory.steady("region", masks.united(self._regions, self._within))
+        with self._clock("edit"):
+            warped = crop if field is None or not self.method.wants_code() else warp_crop(crop, field)
+            answer = self.method.finish(memory.track, warped)
+        if answer is None and field is None:
+            return planes, None
+        with self._clock("composite"):
+            weight = np.float32(place.weight)
+            shared: Any = {"box": box, "threads": self._threads, "matrix": frame.matrix}
+            shared |= {"color_range": frame.color_range, "bit_depth": bit_depth(frame)}
+            mask = mask if place.weight == 1.0 else mask * weight
+            if self.method.composition == "replace" and answer is not None:
+                return composite_replace_yuv(planes, affine, answer, mask, **shared), box
+            warp = None if field is None else field * weight
+            answer = self._nothing if answer is None else answer
+            return composite_delta_yuv(planes, affine, answer, mask, warp, **shared), box
+
+    def _field(self, masks: FaceMasks, points: Array, memory: FaceMemory) -> Array | None:
+        if not self._motions:
+            return None
+        support = masks.support()
+        if self._within is not None:
+            support = support * blur(masks.region(self._within), 2.0)
+        return warp_field(self._motions, points, memory.steady("support", support), self.crop_px)

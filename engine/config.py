@@ -1,0 +1,69 @@
+"""What a process runs on: device, backend, precision, threads and the cache folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from mien.engine.errors import InputError
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+MAX_THREADS = 256
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
+
+
+def default_cache_folder() -> Path:
+    """Where bundles and engines of this user are kept: $MIEN_CACHE, $XDG_CACHE_HOME/mien or ~/.cache/mien."""
+    if own := os.environ.get("MIEN_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "mien"
+    return Path("~/.cache/mien").expanduser()
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: its affinity mask, cut by the control group's quota; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What the process is; what the user wants done is an `EditSpec`.
+
+    device: "cpu", "cuda" or "cuda:N". backend: a name of `mien.engine.backend.names()`, or "auto": the first usable.
+    precision: of the networks' arithmetic; a backend that cannot do it says so. threads: per network, 0 for
+    `usable_cores()`. cache_folder: where bundles that are not packaged are looked for.
+    """
+
+    device: str = "cpu"
+    backend: str = "auto"
+    precision: Precision = "float32"
+    threads: int = 0
+    cache_folder: Path = field(default_factory=default_cache_folder)
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value outside its range."""
+        if not _DEVICE.fullmatch(self.device):
+            raise InputError(f"unknown device {self.device!r}: use cpu, cuda or cuda:N")
+        if self.precision not in get_args(Precision):
+            raise InputError(f"unknown precision {self.precision!r}: use one of {', '.join(get_args(Precision))}")
+        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= MAX_THREADS:
+            raise InputError(
+                f"threads is {self.threads!r}: use a whole number from 1 to {MAX_THREADS}, or 0 for all cores"
+            )
+
+    @property
+    def num_threads(self) -> int:
+        """Threads a network may use, at least 1."""
+        return self.threads or usable_cores()

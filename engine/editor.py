@@ -1,0 +1,125 @@
+"""The front door: a bundle, a config and an `EditSpec` become something that edits frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mien.engine import edits as methods
+from mien.engine.backend import Network, Selection, select
+from mien.engine.bundle import Bundle
+from mien.engine.choose import largest
+from mien.engine.clock import Clock, OnTime
+from mien.engine.compose import FaceEdit, FaceMemory, Placement
+from mien.engine.config import EngineConfig
+from mien.engine.errors import BundleError, EditError
+from mien.engine.face.align import ffhq_quad
+from mien.engine.face.detect import Detector
+from mien.engine.face.landmarks import Landmarker
+from mien.engine.face.track import Tracker
+from mien.engine.manifest import AttributeEdit
+from mien.engine.spec import EditSpec
+from mien.engine.stream import Stream
+from mien.engine.survey import EditedFrame, Survey, edit_faces
+from mien.engine.types import FaceTrack, Frame
+
+ANALYSIS = ("detector", "landmarks", "parser")
+
+
+class Editor:
+    """Edits the faces of videos and pictures.
+
+    bundle: a name, a folder or an opened bundle. edits: name -> strength; in the place of those of `spec`. spec:
+    everything else the user wants. config: what it runs on. on_time: told how long each part of the work took, from
+    whichever thread does it. networks: already loaded ones, by name, in the place of the bundle's files.
+    Raises EditError for an edit the bundle does not have or a strength outside its range; BundleError,
+    UnavailableError as loading does. With no edit of a strength other than 0 nothing is loaded and every frame comes
+    back as the object it was. `survey`, `stream` and `edit_picture` may be used at the same time from different
+    threads only on different editors.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle = "tiny",
+        edits: Mapping[str, float] | None = None,
+        spec: EditSpec | None = None,
+        config: EngineConfig | None = None,
+        *,
+        on_time: OnTime | None = None,
+        networks: Mapping[str, Network] | None = None,
+    ) -> None:
+        spec = spec or EditSpec()
+        self.spec = spec if edits is None else replace(spec, edits=tuple(edits.items()))
+        self.config = config or EngineConfig()
+        self.bundle = (
+            bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, cache_folder=self.config.cache_folder)
+        )
+        check_edits(self.spec, self.bundle)
+        self.selection: Selection | None = None
+        self._clock = Clock(on_time)
+        self._edit: FaceEdit | None = None
+        method_class = methods.load(self.spec.method)
+        if self.spec.active:
+            self._load(method_class, networks)
+
+    def _load(self, method_class: methods.MethodClass, networks: Mapping[str, Network] | None) -> None:
+        known: dict[str, AttributeEdit] = dict(self.bundle.edits)
+        wanted = ANALYSIS + method_class.networks(self.spec, known)
+        if networks is None:
+            self.selection = select(self.config)
+            loaded = {name: self.bundle.load(name, self.selection.backend, self.config) for name in wanted}
+        else:
+            loaded = dict(networks)
+            if missing := [name for name in wanted if name not in loaded]:
+                raise BundleError(
+                    f"the edits need the networks {', '.join(wanted)}; {', '.join(missing)} were not given"
+                )
+        threads = self.config.num_threads
+        method = method_class(self.spec, known, self.bundle.manifest, self.bundle.directions, loaded)
+        size = self.bundle.manifest.crop_size_px
+        self._edit = FaceEdit(self.spec, known, method, loaded["parser"], size, threads, self._clock)
+        self._detector = Detector(loaded["detector"])
+        self._landmarker = Landmarker(loaded["landmarks"], threads)
+
+    @property
+    def active(self) -> bool:
+        """Whether any edit is left to do."""
+        return self._edit is not None
+
+    def tracker(self) -> Tracker | None:
+        """A new tracker on this editor's networks; None where nothing is to be edited."""
+        return Tracker(self._detector, self._landmarker, self._clock) if self._edit is not None else None
+
+    def survey(self) -> Survey:
+        """Begin the two-pass editing of a file: `add` every frame, `finish` for the plan, `plan.edit` every frame again."""
+        return Survey(self.spec, self._edit, self.tracker(), self._clock)
+
+    def stream(self) -> Stream:
+        """Begin the one-pass editing of a stream."""
+        return Stream(self.spec, self._edit, self.tracker(), self._clock)
+
+    def run(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Edit frames as they come, in order, one for one."""
+        stream = self.stream()
+        for frame in frames:
+            yield stream.edit(frame).frame
+
+    def edit_picture(self, frame: Frame) -> EditedFrame:
+        """Edit a single picture; `largest` and N go by the faces' size in it."""
+        tracker = self.tracker()
+        if tracker is None:
+            return EditedFrame(frame)
+        faces = largest(tracker.update(frame), self.spec.faces)
+        places = [
+            Placement(f.track_id, ffhq_quad(f.landmarks_px.astype(float)), f.landmarks_px.astype(float)) for f in faces
+        ]
+        return edit_faces(self._edit, frame, places, {f.track_id: FaceMemory(FaceTrack(f.track_id)) for f in faces})
+
+
+def check_edits(spec: EditSpec, bundle: Bundle) -> None:
+    """Raise EditError for an edit that the bundle does not have, or a strength outside its range, also where it is 0."""
+    for name, strength in spec.edits:
+        low, high = bundle.edit(name).range
+        if not low <= strength <= high:
+            raise EditError(f"the strength of edit {name!r} is {strength:g}; accepted: {low:g} to {high:g}")

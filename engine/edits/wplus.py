@@ -1,0 +1,190 @@
+"""W+ editing: directions added to a face's code, which is averaged over its frames; answers a difference, or a whole
+new crop.
+
+In `delta` composition the denoiser runs on two rows, the face's code w and the edited code w + dw, on the same noise,
+and only what they answer differently, decoded, leaves here (`sample_difference`). In `replace` composition the crop is
+partly noised and denoised with w + dw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mien.engine.backend import Network
+from mien.engine.bank import Bank, bank_layers, empty_bank
+from mien.engine.errors import EditError
+from mien.engine.manifest import AttributeEdit, Manifest
+from mien.engine.sampler import sample_ddim, sample_difference, sample_lcm, sample_tcd
+from mien.engine.schedule import Schedule, even_timesteps, lcm_timesteps, trailing_timesteps, truncate
+from mien.engine.spec import EditSpec, nearest
+from mien.engine.types import Array, FaceTrack
+
+CODE_PX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """w_scale: weight of the W+ tokens in the denoiser, 1 as trained, 0 none."""
+
+    w_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.w_scale <= 2.0:
+            raise EditError(f"w_scale is {self.w_scale:g}; accepted: 0 to 2")
+
+    @classmethod
+    def of(cls, pairs: tuple[tuple[str, float], ...]) -> Options:
+        """From a spec's `options`. Raises EditError for one that wplus does not have."""
+        known = [f.name for f in fields(cls)]
+        for key, _ in pairs:
+            if key not in known:
+                raise EditError(
+                    f"method 'wplus' has no option {key!r}{nearest(key, known)}; accepted: {', '.join(known)}"
+                )
+        return cls(**dict(pairs))
+
+
+class WPlus:
+    """The method; see the file's first lines. One object serves every track; calls for one track come in frame order."""
+
+    @staticmethod
+    def networks(spec: EditSpec, edits: Mapping[str, AttributeEdit]) -> tuple[str, ...]:
+        """None where every edit is only a landmark warp that keeps the picture's own pixels."""
+        Options.of(spec.options)
+        active = [edits[name] for name, _ in spec.active]
+        if _composition(spec, active) == "delta" and all(edit.direction is None for edit in active):
+            return ()
+        return "w_encoder", "vae_encoder", "vae_decoder", "denoiser"
+
+    def __init__(
+        self,
+        spec: EditSpec,
+        edits: Mapping[str, AttributeEdit],
+        manifest: Manifest,
+        directions: Mapping[str, Array],
+        networks: Mapping[str, Network],
+    ) -> None:
+        active = [(edits[name], strength) for name, strength in spec.active]
+        coded = [edit for edit, _ in active if edit.direction is not None]
+        self.composition = _composition(spec, [edit for edit, _ in active])
+        self._runs = bool(self.networks(spec, edits))
+        self._networks = networks
+        self._spec, self._manifest, self._w_scale = spec, manifest, Options.of(spec.options).w_scale
+        self._dw = np.zeros((1, 12, 64), np.float32)
+        for edit, strength in active:
+            if edit.direction is not None:
+                self._dw = self._dw + np.float32(strength * edit.gain) * directions[edit.direction]
+        source = manifest.schedule
+        self._schedule = Schedule(source.kind, source.beta_start, source.beta_end, source.num_timesteps)
+        steps = spec.num_steps or manifest.default_num_steps
+        t_max = max((edit.t_max for edit in coded or [edit for edit, _ in active]), default=500)
+        if spec.strength is not None:
+            t_max = min(round(source.num_timesteps * spec.strength), source.num_timesteps - 1)
+        self._timesteps = self._grid(steps, t_max)
+
+    def _grid(self, steps: int, t_max: int) -> tuple[int, ...]:
+        total = self._manifest.schedule.num_timesteps
+        if self.composition == "delta":
+            return even_timesteps(steps, t_max)
+        if self._spec.sampler == "ddim":  # a trailing grid of which `steps` levels lie up to t_max
+            whole = math.ceil(steps * total / (t_max + 1) - 1e-9)
+            return truncate(trailing_timesteps(whole, total), (t_max + 1) / total)
+        return lcm_timesteps(steps, (t_max + 1) / total, num_timesteps=total)
+
+    def wants_code(self) -> bool:
+        """Whether `finish` needs a shared code."""
+        return self._runs
+
+    def encode(self, track: FaceTrack, crop: Array) -> None:
+        """Add a crop's code to the track's mean."""
+        small = cv2.resize(crop.transpose(1, 2, 0), (CODE_PX, CODE_PX), interpolation=cv2.INTER_AREA)
+        image = np.ascontiguousarray(small.transpose(2, 0, 1)[None], np.float32)
+        code = self._networks["w_encoder"](image=image)["w_plus"]
+        track.w_sum = code.copy() if track.w_sum is None else track.w_sum + code
+        track.w_count += 1
+
+    def finish(self, track: FaceTrack, crop: Array) -> Array | None:
+        """The difference to add to the crop's picture, or the new crop, (3, S, S) on the [-1, 1] scale."""
+        if not self._runs:
+            return None
+        if track.w_sum is None:
+            self.encode(track, crop)
+        w = np.asarray(track.w_sum / np.float32(track.w_count), np.float32)
+        z = self._networks["vae_encoder"](image=crop[None])["latents"]
+        bank: Bank | None = None
+        if self._manifest.bank:
+            track.bank = bank = track.bank or Bank()
+        noise = [self._noise(track, step, z.shape[1:]) for step in range(len(self._timesteps))]
+        out = self._delta(z, w, noise, bank) if self.composition == "delta" else self._replace(z, w, noise, bank)
+        if bank is not None:
+            bank.step_frame()
+        return out
+
+    def _delta(self, z: Array, w: Array, noise: list[Array], bank: Bank | None) -> Array:
+        codes = np.concatenate([w, w + self._dw])
+
+        def pair(z_t: Array, other_t: Array, t: int) -> tuple[Array, Array]:
+            x0 = self._denoise(np.concatenate([z_t, other_t]), t, codes, ("source", "edited"), bank)
+            return x0[:1], x0[1:]
+
+        out = sample_difference(pair, z, self._schedule, self._timesteps, noise)
+        both = self._networks["vae_decoder"](latents=np.concatenate([out, z]))["image"]
+        return np.asarray(both[0] - both[1])
+
+    def _replace(self, z: Array, w: Array, noise: list[Array], bank: Bank | None) -> Array:
+        def denoiser(x: Array, t: int) -> Array:
+            return self._denoise(x, t, w + self._dw, ("edited",), bank)
+
+        start = self._schedule.add_noise(z, noise[0], self._timesteps[0])
+        grid, later = self._timesteps, noise[1:]
+        if self._spec.sampler == "ddim":
+            out = sample_ddim(denoiser, start, self._schedule, grid)
+        elif self._spec.sampler == "tcd":
+            out = sample_tcd(denoiser, start, self._schedule, grid, later)
+        else:
+            out = sample_lcm(denoiser, start, self._schedule, grid, later)
+        return np.asarray(self._networks["vae_decoder"](latents=out)["image"][0])
+
+    def _denoise(self, x: Array, t: int, codes: Array, branches: tuple[str, ...], bank: Bank | None) -> Array:
+        network = self._networks["denoiser"]
+        inputs: dict[str, Any] = {
+            "latents": np.ascontiguousarray(x, np.float32),
+            "timestep": np.full(len(x), t, np.float32),
+            "w_plus": codes,
+            "w_scale": np.full(len(x), self._w_scale, np.float32),
+        }
+        rows = [(branch, t) for branch in branches]
+        if bank is not None:
+            inputs |= bank.read(rows, network.inputs, np.concatenate, _zeros)
+        elif bank_layers(network.inputs):
+            inputs |= empty_bank(network.inputs, len(x), _zeros)
+        answer = network(**inputs)
+        if bank is not None:
+            bank.write(rows, answer)
+        return np.asarray(self._schedule.to_x0(answer["v"], x, t, self._manifest.prediction), np.float32)
+
+    def _noise(self, track: FaceTrack, step: int, shape: tuple[int, ...]) -> Array:
+        """(1, C, h, w), the same for every frame of a track and step: drawn from (seed, track, step) once."""
+        if step not in track.noise:
+            drawn = np.random.default_rng((self._spec.seed, track.track_id, step)).standard_normal(shape)
+            track.noise[step] = drawn.astype(np.float32)[None]
+        return track.noise[step]
+
+
+def _composition(spec: EditSpec, active: list[AttributeEdit]) -> str:
+    if spec.composition != "auto":
+        return spec.composition
+    return "replace" if any(edit.composition == "replace" for edit in active) else "delta"
+
+
+def _zeros(shape: tuple[int, ...]) -> Array:
+    return np.zeros(shape, np.float32)
+
+
+METHOD = WPlus

@@ -1,0 +1,49 @@
+"""68 landmarks of faces whose whereabouts are known, all faces of a frame in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mien.engine.backend import Network
+from mien.engine.face.points import transform
+from mien.engine.types import Array, Frame
+from mien.kernels.crop_yuv import crop_yuv
+
+CROP_PX = 128
+
+
+def bit_depth(frame: Frame) -> int:
+    """Bits a sample of the frame has."""
+    return 8 if frame.pixel_format == "yuv420p" else 10
+
+
+class Landmarker:
+    """The landmark network with its crop; keeps nothing between calls."""
+
+    def __init__(self, network: Network, threads: int = 1) -> None:
+        self._network = network
+        self._threads = threads
+
+    def __call__(self, frame: Frame, affines: Sequence[Array]) -> list[tuple[Array, float]]:
+        """For each crop's affine (2, 3), from its 128 x 128 pixels to the frame: (68, 2) points in luma pixels and the presence in [0, 1]."""
+        if not affines:
+            return []
+        crops = np.empty((len(affines), 3, CROP_PX, CROP_PX), np.float32)
+        for crop, affine in zip(crops, affines, strict=True):
+            crop_yuv(
+                frame.planes,
+                affine,
+                CROP_PX,
+                matrix=frame.matrix,
+                color_range=frame.color_range,
+                bit_depth=bit_depth(frame),
+                threads=self._threads,
+                out=crop,
+            )
+        answer = self._network(image=crops)
+        return [
+            (transform(affine, points.astype(np.float64)), float(presence[0]))
+            for affine, points, presence in zip(affines, answer["landmarks"], answer["presence"], strict=True)
+        ]

@@ -1,0 +1,158 @@
+"""Region masks in crop space, from the parser's probabilities and landmark polygons.
+
+All masks are drawn on the parser's grid (P = 128 over the whole crop), where a pixel is cheap, and enlarged to the
+crop once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import cv2
+import numpy as np
+
+from mien.engine.errors import EditError
+from mien.engine.face.points import INNER_MOUTH, LEFT_BROW, LEFT_EYE, OUTER_MOUTH, RIGHT_BROW, RIGHT_EYE, face_axes
+from mien.engine.types import Array
+
+GRID_PX = 128
+BORDER_SHARE = 0.06
+FEATHER_SHARE = 0.02
+BACKGROUND, FACE, HAIR, BODY = range(4)
+
+
+def border_ramp(size: int, share: float = BORDER_SHARE) -> Array:
+    """(size, size) float32: 0 on the outermost pixels, 1 from `share` of the side inwards, a smooth step between."""
+    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) / max(share * size, 1e-6)
+    step = np.clip(distance, 0.0, 1.0)
+    step = step * step * (3.0 - 2.0 * step)
+    return np.asarray(np.minimum(step[:, None], step[None, :]), np.float32)
+
+
+def polygon(points: Array, grow_px: float = 0.0) -> Array:
+    """(P, P) float32 in [0, 1]: the convex hull of points (n, 2) in grid pixels, grown (or shrunk) by so many pixels, with antialiased edge."""
+    mask = np.zeros((GRID_PX, GRID_PX), np.uint8)
+    hull = cv2.convexHull(points.astype(np.float32))
+    shift = 4
+    cv2.fillConvexPoly(mask, np.round(hull * (1 << shift)).astype(np.int32), 255, cv2.LINE_AA, shift)
+    side = 2 * round(abs(grow_px)) + 1
+    if side > 1:
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        mask = cv2.dilate(mask, kernel) if grow_px > 0 else cv2.erode(mask, kernel)
+    return np.asarray(mask, np.float32) * np.float32(1 / 255)
+
+
+def blur(mask: Array, sigma_px: float) -> Array:
+    """Gaussian blur of a (P, P) mask."""
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE))
+
+
+class FaceMasks:
+    """The masks of one face in one frame, each made when it is first asked for.
+
+    probabilities: (4, P, P) background, face, hair, body. points: 68 landmarks in pixels of the crop of side `size`.
+    """
+
+    def __init__(self, probabilities: Array, points: Array, size: int) -> None:
+        self._p = probabilities
+        self._points = (points + 0.5) * (GRID_PX / size) - 0.5
+        self._size = size
+        axis_x, axis_y = face_axes(self._points)
+        self._across, self._down = axis_x, axis_y
+        self._unit = float(np.hypot(*axis_y))
+        self._covered: Array | None = None
+
+    def region(self, name: str) -> Array:
+        """(P, P) float32 in [0, 1], not yet feathered, without what covers the face. Raises EditError for an unknown name."""
+        if name not in _REGIONS:
+            raise EditError(f"unknown region {name!r}; accepted: {', '.join(_REGIONS)}")
+        return _REGIONS[name](self)
+
+    def united(self, names: Iterable[str], within: str | None) -> Array:
+        """(S, S) float32 mask of regions united, cut by `within`, feathered, zero at the crop's border."""
+        mask = np.zeros((GRID_PX, GRID_PX), np.float32)
+        for name in names:
+            np.maximum(mask, self.region(name), out=mask)
+        if within is not None:
+            mask = mask * self.region(within)
+        return self.finish(mask)
+
+    def finish(self, mask: Array) -> Array:
+        """Feather a (P, P) mask, bring it to zero at the border, and enlarge it to the crop."""
+        soft = blur(mask, FEATHER_SHARE * GRID_PX) * border_ramp(GRID_PX)
+        large = cv2.resize(soft, (self._size, self._size), interpolation=cv2.INTER_LINEAR)
+        return np.clip(large, 0.0, 1.0, out=large)
+
+    def support(self) -> Array:
+        """(P, P) float32: where landmark motion may act: the face with a soft edge beyond the jaw, without what covers it, 0 at the border."""
+        reach = np.concatenate([self._points, self._points[17:27] - 0.7 * self._down])
+        inside = blur(polygon(reach, 0.12 * self._unit), 0.09 * self._unit)
+        return inside * (1.0 - self.covered()) * border_ramp(GRID_PX)
+
+    def covered(self) -> Array:
+        """(P, P) float32: how far something that is neither face nor hair lies over the face, well inside its outline; feathered."""
+        if self._covered is None:
+            inner = polygon(self._points[:27], -0.08 * self._unit)
+            other = np.clip((self._p[BACKGROUND] + self._p[BODY]) * inner * 2.0 - 0.6, 0.0, 1.0)
+            kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+            self._covered = blur(cv2.dilate(cv2.erode(other, kernel), kernel), FEATHER_SHARE * GRID_PX)
+        return self._covered
+
+    def _face(self) -> Array:
+        return np.asarray(self._p[FACE], np.float32)
+
+    def _hair(self) -> Array:
+        return np.asarray(self._p[HAIR], np.float32)
+
+    def _all(self) -> Array:
+        return np.ones((GRID_PX, GRID_PX), np.float32)
+
+    def _part(self, *groups: tuple[int, ...], grow: float) -> Array:
+        drawn = [polygon(self._points[list(group)], grow * self._unit) for group in groups]
+        return np.asarray(np.maximum.reduce(drawn) * (self._p[FACE] + 0.5 * self._p[HAIR]).clip(0, 1), np.float32)
+
+    def _mouth(self) -> Array:
+        return self._part(OUTER_MOUTH + INNER_MOUTH, grow=0.12)
+
+    def _eyes(self) -> Array:
+        return self._part(LEFT_EYE, RIGHT_EYE, grow=0.10)
+
+    def _brows(self) -> Array:
+        return self._part(LEFT_BROW, RIGHT_BROW, grow=0.06)
+
+    def _nose(self) -> Array:
+        return self._part((27, 31, 33, 35), grow=0.06)
+
+    def _skin(self) -> Array:
+        holes = np.maximum.reduce([self._mouth(), self._eyes(), self._brows()])
+        return np.asarray(self._p[FACE] * (1.0 - holes), np.float32)
+
+    def _lower_face(self) -> Array:
+        top = self._points[[1, 15]] + 0.1 * self._down
+        lower = np.concatenate([self._points[2:15], top, self._points[[33]]])
+        return np.asarray(polygon(lower, 0.05 * self._unit) * self._p[FACE], np.float32)
+
+    def _glasses(self) -> Array:
+        temples = self._points[[0, 16]]
+        eyes = self._points[36:48]
+        spread = np.concatenate([eyes - 0.28 * self._down, eyes + 0.42 * self._down, temples])
+        worn = np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0)
+        return np.asarray(polygon(spread, 0.06 * self._unit) * worn * (1.0 - self.covered()), np.float32)
+
+    def _head(self) -> Array:
+        return np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0).astype(np.float32)
+
+
+_REGIONS: dict[str, Callable[[FaceMasks], Array]] = {
+    "face": FaceMasks._face,
+    "skin": FaceMasks._skin,
+    "hair": FaceMasks._hair,
+    "mouth": FaceMasks._mouth,
+    "eyes": FaceMasks._eyes,
+    "brows": FaceMasks._brows,
+    "nose": FaceMasks._nose,
+    "glasses": FaceMasks._glasses,
+    "lower_face": FaceMasks._lower_face,
+    "head": FaceMasks._head,
+    "all": FaceMasks._all,
+}

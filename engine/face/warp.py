@@ -1,0 +1,103 @@
+"""The landmark warp: edits' motions of landmarks become one smooth displacement field over the crop.
+
+F(q) = sum_i k_i(q) d_i / max(1, sum_i k_i(q)) with k_i a Gaussian around landmark i moves the point q to q + F(q). The
+compositor wants the opposite, where a picture point comes from: B with out(p) = src(p + B(p)), so B(p) = -F(p + B(p)),
+found by iteration on a coarse grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from mien.engine.face.points import face_axes
+from mien.engine.manifest import LandmarkShift
+from mien.engine.types import Array
+
+GRID = 64
+ITERATIONS = 3
+# A motion runs so much less far at a negative strength: corners of a mouth that may rise by a tenth of the eyes'
+# distance look grotesque when they fall as far.
+BACKWARDS = 0.6
+
+Motions = dict[int, tuple[float, float, float]]
+"""landmark -> (dx, dy, sigma): in inter-ocular distances, along the face's own axes."""
+
+
+def motions(templates: Iterable[tuple[tuple[LandmarkShift, ...], float]]) -> Motions:
+    """Templates with their strengths, added up by landmark; where two carry one landmark the wider sigma holds.
+
+    A landmark with no motion holds its surroundings still, by its share of the normalisation.
+    """
+    out: Motions = {}
+    for shifts, strength in templates:
+        reach = strength if strength > 0 else BACKWARDS * strength
+        for shift in shifts:
+            for point in shift.points:
+                dx, dy, sigma = out.get(point, (0.0, 0.0, 0.0))
+                out[point] = (dx + reach * shift.dx, dy + reach * shift.dy, max(sigma, shift.sigma))
+    return out
+
+
+def node_positions(size: int, grid: int = GRID) -> Array:
+    """(G,) crop coordinates of the grid's nodes: (j + 0.5) size / G - 0.5."""
+    return np.asarray((np.arange(grid) + 0.5) * (size / grid) - 0.5)
+
+
+def forward_field(moved: Motions, points: Array, size: int, grid: int = GRID) -> Array:
+    """(G, G, 2) F in crop pixels; points: 68 landmarks in crop pixels.
+
+    The Gaussians are isotropic, so each is a product of a row and a column whatever the face's roll, and the sums are
+    matrix products.
+    """
+    axis_x, axis_y = face_axes(points)
+    unit = float(np.hypot(*axis_y))
+    index = np.fromiter(moved, int)
+    values = np.array(list(moved.values()))
+    d = values[:, :1] * axis_x + values[:, 1:2] * axis_y
+    nodes = node_positions(size, grid)
+    width = values[:, 2] * unit
+    x, y = (np.exp(-0.5 * ((nodes - points[index, a][:, None]) / width[:, None]) ** 2) for a in (0, 1))
+    total = np.maximum(y.T @ x, 1.0)
+    return np.stack([(y * d[:, a][:, None]).T @ x / total for a in (0, 1)], 2)
+
+
+def backward_field(forward: Array, size: int) -> Array:
+    """(G, G, 2) B in crop pixels with out(p) = src(p + B(p)); F is continued beyond the grid by its edge."""
+    grid = forward.shape[0]
+    rows, columns = np.mgrid[:grid, :grid].astype(np.float32)
+    field = forward.astype(np.float32)
+    back = -field
+    to_nodes = np.float32(grid / size)
+    for _ in range(ITERATIONS):
+        back = -cv2.remap(
+            field,
+            columns + back[..., 0] * to_nodes,
+            rows + back[..., 1] * to_nodes,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+    return back
+
+
+def warp_field(moved: Motions, points: Array, support: Array, size: int, grid: int = GRID) -> Array | None:
+    """(G, G, 2) float32 backward field in crop pixels, times the support (P, P) in [0, 1]; None where nothing moves."""
+    if not any(dx or dy for dx, dy, _ in moved.values()):
+        return None
+    back = backward_field(forward_field(moved, points, size, grid), size)
+    held = cv2.resize(support, (grid, grid), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(back * held[..., None], np.float32)
+
+
+def warp_crop(image: Array, field: Array) -> Array:
+    """A crop (C, S, S) float32 sampled through a backward field (G, G, 2), the field bilinear between nodes as in the compositor."""
+    size = image.shape[1]
+    fine = cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR)
+    rows, columns = np.mgrid[:size, :size].astype(np.float32)
+    map_x, map_y = columns + fine[..., 0], rows + fine[..., 1]
+    out = np.empty_like(image)
+    for channel in range(len(image)):
+        out[channel] = cv2.remap(image[channel], map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return out

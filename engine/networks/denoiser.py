@@ -1,0 +1,138 @@
+"""The `tiny` denoiser: a small UNet over face latents, conditioned on a timestep and on W+ tokens, with a K/V bank.
+
+The W+ code enters twice: flattened, beside the timestep embedding (the "class embedding" of diffusers' UNet2DConditionModel), and as
+tokens in an adapter branch of every attention block, out = self + w_scale * cross, after the W+ Adapter (Li et al. 2023, section 3.2).
+Self-attention reads its own keys and values and those of a bank (anchor and previous frame), which are inputs; its own are outputs.
+No attention at full latent resolution: on a CPU it costs more than all the rest.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
+    """Sinusoids (B, dim) of timesteps (B,), cosines first, longest period 10,000 (Ho et al. 2020)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
+    angles = timestep[:, None].float() * frequencies[None]
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, conv, with a scale and shift from the embedding before the second conv. (B, C_in, h, w) -> (B, C_out, h, w)."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, groups: int = 8) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.embedding = nn.Linear(embedding_dim, 2 * out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Apply the block; embedding: (B, E), already through SiLU."""
+        scale, shift = self.embedding(embedding)[:, :, None, None].chunk(2, 1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.skip(x) + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over own and bank tokens, plus w_scale times cross-attention to the W+ tokens. (B, C, h, w) -> same."""
+
+    def __init__(self, channels: int, token_dim: int, n_heads: int, groups: int = 8) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = nn.GroupNorm(groups, channels)
+        self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.to_q_wplus = nn.Linear(channels, channels, bias=False)
+        self.to_kv_wplus = nn.Linear(token_dim, 2 * channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads = [t.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v)]
+        return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+
+    def forward(
+        self, x: Tensor, tokens: Tensor, w_scale: Tensor, bank_k: Tensor, bank_v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens (B, 12, D), bank_k and bank_v (B, M, C) with M >= 0. Returns the output and own keys and values (B, h*w, C)."""
+        rows = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.to_qkv(rows).chunk(3, 2)
+        attended = self._attend(q, torch.cat([k, bank_k], 1), torch.cat([v, bank_v], 1))
+        wk, wv = self.to_kv_wplus(tokens).chunk(2, 2)
+        attended = attended + w_scale[:, None, None] * self._attend(self.to_q_wplus(rows), wk, wv)
+        out = self.to_out(attended).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + out, k, v
+
+
+class Denoiser(nn.Module):
+    """v-prediction UNet. latents (B, C, 32, 32), timestep (B,) in 0..999, w_plus (B, N, D), w_scale (B,), bank -> v, own keys and values."""
+
+    def __init__(
+        self,
+        latent_channels: int = 8,
+        widths: tuple[int, int, int] = (32, 80, 128),
+        n_tokens: int = 12,
+        token_dim: int = 64,
+        embedding_dim: int = 192,
+        n_heads: int = 4,
+    ) -> None:
+        super().__init__()
+        a, b, c = widths
+        e = embedding_dim
+        self.widths = widths
+        self.time_dim = 64
+        self.time_in = nn.Linear(self.time_dim, e)
+        self.w_in = nn.Linear(n_tokens * token_dim, 96)
+        self.w_out = nn.Linear(96, e)
+        self.emb_out = nn.Linear(e, e)
+        self.conv_in = nn.Conv2d(latent_channels, a, 3, padding=1)
+        self.down_a = ResidualBlock(a, a, e)
+        self.to_b = nn.Conv2d(a, b, 3, stride=2, padding=1)
+        self.down_b = ResidualBlock(b, b, e)
+        self.attention = nn.ModuleList(AttentionBlock(ch, token_dim, n_heads) for ch in (b, c, c, b))
+        self.to_c = nn.Conv2d(b, c, 3, stride=2, padding=1)
+        self.down_c = ResidualBlock(c, c, e)
+        self.middle = ResidualBlock(c, c, e)
+        self.up_b = ResidualBlock(c + b, b, e)
+        self.up_a = ResidualBlock(b + a, a, e)
+        self.norm_out = nn.GroupNorm(8, a)
+        self.conv_out = nn.Conv2d(a, latent_channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+
+    @property
+    def bank_channels(self) -> tuple[int, ...]:
+        """Channels of each bank layer's keys and values."""
+        _, b, c = self.widths
+        return (b, c, c, b)
+
+    def forward(
+        self, latents: Tensor, timestep: Tensor, w_plus: Tensor, w_scale: Tensor, *bank: Tensor
+    ) -> tuple[Tensor, ...]:
+        """bank: k_0, v_0, ..., k_3, v_3, each (B, M_i, C_i). Returns v (B, C, 32, 32), then own k_0, v_0, ..., k_3, v_3."""
+        code = self.w_out(F.silu(self.w_in(w_plus.flatten(1))))
+        embedding = self.time_in(timestep_embedding(timestep, self.time_dim)) + w_scale[:, None] * code
+        embedding = F.silu(self.emb_out(F.silu(embedding)))
+        own: list[Tensor] = []
+
+        def attend(x: Tensor, layer: int) -> Tensor:
+            x, k, v = self.attention[layer](x, w_plus, w_scale, bank[2 * layer], bank[2 * layer + 1])
+            own.extend((k, v))
+            return x
+
+        xa = self.down_a(self.conv_in(latents), embedding)
+        xb = attend(self.down_b(self.to_b(xa), embedding), 0)
+        xc = attend(self.down_c(self.to_c(xb), embedding), 1)
+        x = attend(self.middle(xc, embedding), 2)
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = attend(self.up_b(torch.cat([x, xb], 1), embedding), 3)
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = self.up_a(torch.cat([x, xa], 1), embedding)
+        return self.conv_out(F.silu(self.norm_out(x))), *own

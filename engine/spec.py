@@ -1,0 +1,162 @@
+"""`EditSpec`: what the user wants done to the faces; a frozen, hashable value with a JSON round trip that rejects what it does not know."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from mien.engine.errors import EditError
+
+REGIONS = (
+    "face", "skin", "hair", "mouth", "eyes", "brows", "nose", "glasses", "lower_face", "head", "all",
+)  # fmt: skip
+BLENDS = ("feather",)
+COMPOSITIONS = ("auto", "delta", "replace")
+SAMPLERS = ("lcm", "tcd", "ddim")
+MAX_STEPS = 50
+MAX_SEED = 2**32 - 1
+
+Faces = Literal["largest", "all"] | int
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the most similar known word, or an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def parse_edit(text: str) -> tuple[str, float]:
+    """`NAME=STRENGTH` or `NAME` (strength 1) as typed on a command line -> (name, strength). Raises EditError."""
+    name, sign, value = text.partition("=")
+    name = name.strip()
+    if not name:
+        raise EditError(f"--edit {text!r} names no edit; write NAME=STRENGTH, for example smile=1.0")
+    if not sign:
+        return name, 1.0
+    try:
+        strength = float(value)
+    except ValueError:
+        raise EditError(f"the strength of edit {name!r} is {value!r}, not a number; for example {name}=1.0") from None
+    return name, _finite(f"the strength of edit {name!r}", strength)
+
+
+def _finite(what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise EditError(f"{what} is {value!r}, not a number")
+    if not math.isfinite(value):
+        raise EditError(f"{what} is {value}, not a finite number")
+    return float(value)
+
+
+def _choice(what: str, value: Any, accepted: Iterable[str]) -> None:
+    accepted = tuple(accepted)
+    if value not in accepted:
+        raise EditError(f"{what} is {value!r}; accepted: {', '.join(accepted)}{nearest(str(value), accepted)}")
+
+
+@dataclass(frozen=True, slots=True)
+class EditSpec:
+    """One run's wishes. Everything else about a run is `EngineConfig`.
+
+    method: the file in `engine/edits` that does it. edits: (name, strength) of the bundle's attribute edits, at most
+    one per name; a strength of 0 means none and is dropped. prompt: for methods that take text. strength: share of the
+    noise schedule that is undone, in (0, 1]; None leaves it to the edits. num_steps: denoising steps, 1..50; None
+    leaves it to the bundle. seed: 0..2**32-1, of the fixed noise. faces: the largest face, all, or the N largest.
+    region: cuts the edits' masks further; None keeps them. blend: how the mask's edge is treated; only `feather` so
+    far. composition: `auto` takes each edit's own. sampler: of the `replace` composition. options: (key, value) of the
+    method's own `Options`. Raises EditError for a value out of range, never clamps.
+    """
+
+    method: str = "wplus"
+    edits: tuple[tuple[str, float], ...] = ()
+    prompt: str = ""
+    strength: float | None = None
+    num_steps: int | None = None
+    seed: int = 0
+    faces: Faces = "largest"
+    region: str | None = None
+    blend: str = "feather"
+    composition: str = "auto"
+    sampler: str = "lcm"
+    options: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in ("method", "prompt"):
+            if not isinstance(getattr(self, key), str):
+                raise EditError(f"{key} is {getattr(self, key)!r}, not a text")
+        object.__setattr__(self, "edits", _pairs("edit", self.edits))
+        object.__setattr__(self, "options", _pairs("option", self.options))
+        if self.strength is not None:
+            object.__setattr__(self, "strength", _finite("strength", self.strength))
+            if not 0.0 < self.strength <= 1.0:
+                raise EditError(f"strength is {self.strength:g}; accepted: above 0, up to 1")
+        if self.num_steps is not None:
+            _whole("num_steps", self.num_steps, 1, MAX_STEPS)
+        _whole("seed", self.seed, 0, MAX_SEED)
+        if isinstance(self.faces, str):
+            _choice("faces", self.faces, ("largest", "all"))
+        elif isinstance(self.faces, bool) or not isinstance(self.faces, int) or self.faces < 1:
+            raise EditError(f"faces is {self.faces!r}; accepted: largest, all, or a whole number from 1")
+        if self.region is not None:
+            _choice("region", self.region, REGIONS)
+        _choice("blend", self.blend, BLENDS)
+        _choice("composition", self.composition, COMPOSITIONS)
+        _choice("sampler", self.sampler, SAMPLERS)
+
+    @property
+    def active(self) -> tuple[tuple[str, float], ...]:
+        """The edits whose strength is not 0."""
+        return tuple((name, strength) for name, strength in self.edits if strength != 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads it back to an equal spec."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"edits": dict(self.edits), "options": dict(self.options)}
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EditSpec:
+        """A spec from plain values. Raises EditError for a key it does not know, with the nearest one that it does."""
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise EditError(f"unknown setting {key!r}{nearest(str(key), known)}; accepted: {', '.join(known)}")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> EditSpec:
+        """A spec from JSON text. Raises EditError for what is not a JSON object or not a spec."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise EditError(f"the edit settings are not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise EditError(f"the edit settings are a {type(values).__name__}, not a JSON object")
+        return cls.from_dict(values)
+
+
+def _whole(what: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise EditError(f"{what} is {value!r}; accepted: a whole number from {low} to {high}")
+
+
+def _pairs(kind: str, value: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        pairs = [(name, number) for name, number in (value.items() if isinstance(value, Mapping) else value)]
+    except (TypeError, ValueError):
+        raise EditError(f"the {kind}s are {value!r}; accepted: pairs of a name and a number") from None
+    seen: dict[str, float] = {}
+    for name, number in pairs:
+        if not isinstance(name, str) or not name:
+            raise EditError(f"the name of an {kind} is {name!r}, not a text")
+        if name in seen:
+            raise EditError(f"{kind} {name!r} is given twice; give it once")
+        seen[name] = _finite(f"the strength of edit {name!r}" if kind == "edit" else f"option {name!r}", number)
+    return tuple(seen.items())

@@ -1,0 +1,56 @@
+"""The recipe of the embedded bundle: `python -m mien.export.tiny STAGE|all --data DIR --runs DIR [--minutes M]`.
+
+Every stage resumes from what lies in the runs folder, is seeded, and prints its own validation figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from mien.export.tiny.stage import Arguments
+
+# stage -> (module, minutes on two cores)
+STAGES: dict[str, tuple[str, float]] = {
+    "prepare": ("prepare", 0),
+    "renders": ("renders", 0),
+    "landmarks": ("landmarks", 20),
+    "parser": ("parser", 15),
+    "detector": ("detector", 20),
+    "autoencoder": ("autoencoder", 40),
+    "pairs": ("pairs", 0),
+    "denoiser": ("denoiser", 70),
+    "decoder": ("decoder", 20),
+    "pack": ("pack", 0),
+}
+
+
+def main() -> None:
+    """Parse the command line and run one stage, or all in order."""
+    parser = argparse.ArgumentParser(prog="python -m mien.export.tiny", description=__doc__)
+    parser.add_argument("stage", choices=["all", *STAGES])
+    parser.add_argument("--data", type=Path, required=True, help="folder with faces/, weights/ and assets3d/")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="caches, checkpoints, sheets")
+    parser.add_argument("--minutes", type=float, help="time budget of a training stage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    for stage in STAGES if args.stage == "all" else [args.stage]:
+        module, minutes = STAGES[stage]
+        given = Arguments(
+            data=args.data,
+            runs=args.runs,
+            minutes=minutes if args.minutes is None else args.minutes,
+            seed=args.seed,
+            workers=args.workers,
+            device=args.device,
+            threads=args.threads,
+        )
+        importlib.import_module(f"mien.export.tiny.{module}").run(given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Stage `pack`: export every trained network, compare it with torch, and write the bundle into the package.
+
+Weights are stored as float16. Prints each network's size and its largest difference from torch (float16 storage included).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mien.engine.bundle import PACKAGED, Bundle, pack_directions
+from mien.engine.networks.autoencoder import Decoder, Encoder
+from mien.engine.networks.denoiser import Denoiser
+from mien.engine.networks.detector import Detector
+from mien.engine.networks.landmarks import Landmarks
+from mien.engine.networks.parser import Parser
+from mien.engine.networks.w_encoder import WEncoder
+from mien.export.onnx import Dims, export_onnx, largest_error, store_float16
+from mien.export.tiny.pairs import EDITS_FILE
+from mien.export.tiny.stage import Arguments
+
+VERSION = "0.1.0"
+BANK_TOKENS = (256, 64, 64, 256)
+LICENCES = {
+    "weights": "Apache-2.0",
+    "training faces": "MIT, SFHQ and SFHQ-T2I, Copyright David Beniaguev 2022 and 2024: synthetic people",
+    "training renders": "MIT, ICT Face Model Light",
+    "labels": "Apache-2.0 and MIT: MediaPipe face mesh, hair and selfie segmentation, YuNet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One network to export: module, constructor arguments, signature in order, and an example for every input."""
+
+    architecture: str
+    kwargs: Mapping[str, Any]
+    module: nn.Module
+    inputs: Mapping[str, Dims]
+    outputs: Mapping[str, Dims]
+    examples: Mapping[str, Tensor]
+
+
+def _trained(runs: Path, name: str, make: type[nn.Module]) -> tuple[nn.Module, dict[str, Any]]:
+    saved = torch.load(runs / name / "final.pt", weights_only=True)
+    module = make(**saved["kwargs"])
+    module.load_state_dict(saved["state_dict"])
+    return module.eval(), saved["kwargs"]
+
+
+def _image(size: int, batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, size, size) * 2 - 1
+
+
+def _analysis_parts(runs: Path) -> dict[str, Part]:
+    detector, d_kwargs = _trained(runs, "detector", Detector)
+    landmarks, l_kwargs = _trained(runs, "landmarks", Landmarks)
+    parser, p_kwargs = _trained(runs, "parser", Parser)
+    heads: dict[str, Dims] = {}
+    for stride in (8, 16, 32):
+        heads[f"score_{stride}"] = (1, 1, f"H/{stride}", f"W/{stride}")
+        heads[f"box_{stride}"] = (1, 4, f"H/{stride}", f"W/{stride}")
+    heads = dict(sorted(heads.items(), key=lambda item: (item[0][0] != "s", int(item[0].split("_")[1]))))
+    return {
+        "detector": Part(
+            "detector.Detector",
+            d_kwargs,
+            detector,
+            {"luma": (1, 1, "H", "W")},
+            heads,
+            {"luma": torch.rand(1, 1, 192, 320)},
+        ),
+        "landmarks": Part(
+            "landmarks.Landmarks",
+            l_kwargs,
+            landmarks,
+            {"image": ("B", 3, 128, 128)},
+            {"landmarks": ("B", 68, 2), "presence": ("B", 1)},
+            {"image": _image(128)},
+        ),
+        "parser": Part(
+            "parser.Parser",
+            p_kwargs,
+            parser,
+            {"image": ("B", 3, 128, 128)},
+            {"probabilities": ("B", 4, 128, 128)},
+            {"image": _image(128)},
+        ),
+    }
+
+
+def _synthesis_parts(runs: Path) -> tuple[dict[str, Part], Mapping[str, Tensor], int]:
+    saved = torch.load(runs / "autoencoder" / "final.pt", weights_only=True)
+    edited = torch.load(runs / "denoiser" / "final.pt", weights_only=True)
+    channels = int(saved["kwargs"]["latent_channels"])
+    encoder, decoder, w_encoder = Encoder(**saved["kwargs"]), Decoder(**saved["kwargs"]), WEncoder()
+    denoiser = Denoiser(**edited["kwargs"])
+    for module, weights in (
+        (encoder, saved["encoder"]),
+        (decoder, saved["decoder"]),
+        (w_encoder, edited["w_encoder"]),
+        (denoiser, edited["denoiser"]),
+    ):
+        module.load_state_dict(weights)
+    latents, w_plus = torch.randn(2, channels, 32, 32), torch.randn(2, 12, 64)
+    inputs: dict[str, Dims] = {
+        "latents": ("B", channels, 32, 32),
+        "timestep": ("B",),
+        "w_plus": ("B", 12, 64),
+        "w_scale": ("B",),
+    }
+    outputs: dict[str, Dims] = {"v": ("B", channels, 32, 32)}
+    examples = {
+        "latents": latents,
+        "timestep": torch.tensor([400.0, 250.0]),
+        "w_plus": w_plus,
+        "w_scale": torch.ones(2),
+    }
+    for layer, (tokens, width) in enumerate(zip(BANK_TOKENS, denoiser.bank_channels, strict=True)):
+        for kind in "kv":
+            inputs[f"bank_{kind}_{layer}"] = ("B", f"M{layer}", width)
+            outputs[f"own_{kind}_{layer}"] = ("B", tokens, width)
+            examples[f"bank_{kind}_{layer}"] = torch.randn(2, 2 * tokens, width)
+    parts = {
+        "w_encoder": Part(
+            "w_encoder.WEncoder",
+            {},
+            w_encoder,
+            {"image": ("B", 3, 128, 128)},
+            {"w_plus": ("B", 12, 64)},
+            {"image": _image(128)},
+        ),
+        "vae_encoder": Part(
+            "autoencoder.Encoder",
+            saved["kwargs"],
+            encoder,
+            {"image": ("B", 3, 256, 256)},
+            {"latents": ("B", channels, 32, 32)},
+            {"image": _image(256)},
+        ),
+        "vae_decoder": Part(
+            "autoencoder.Decoder",
+            saved["kwargs"],
+            decoder,
+            {"latents": ("B", channels, 32, 32)},
+            {"image": ("B", 3, 256, 256)},
+            {"latents": latents},
+        ),
+        "denoiser": Part("denoiser.Denoiser", edited["kwargs"], denoiser, inputs, outputs, examples),
+    }
+    return parts, edited["directions"], channels
+
+
+def _signature(dims: Mapping[str, Dims]) -> dict[str, Any]:
+    return {key: {"shape": list(shape), "dtype": "float32"} for key, shape in dims.items()}
+
+
+def run(args: Arguments) -> None:
+    """Write the bundle to the package's bundles/tiny; raises where a file differs from torch by more than float16 explains."""
+    synthesis, directions, channels = _synthesis_parts(args.runs)
+    parts = _analysis_parts(args.runs) | synthesis
+    files: dict[str, bytes | Path] = {
+        "directions.npz": pack_directions({key: value.numpy() for key, value in directions.items()}),
+        "MODEL_CARD.md": Path(__file__).with_name("MODEL_CARD.md"),
+    }
+    networks: dict[str, Any] = {}
+    for name, part in parts.items():
+        model = store_float16(export_onnx(part.module, part.inputs, tuple(part.outputs), part.examples))
+        files[f"{name}.onnx"] = model.SerializeToString()
+        networks[name] = {
+            "file": f"{name}.onnx",
+            "format": "onnx",
+            "architecture": {"name": part.architecture, "kwargs": dict(part.kwargs)},
+            "inputs": _signature(part.inputs),
+            "outputs": _signature(part.outputs),
+        }
+    edits = json.loads(EDITS_FILE.read_text())
+    manifest = {
+        "name": "tiny",
+        "version": VERSION,
+        "description": "The embedded bundle: trained from scratch on synthetic faces, for a CPU.",
+        "licences": LICENCES,
+        "model_card": "MODEL_CARD.md",
+        "crop": {"size_px": 256, "template": "ffhq"},
+        "latent": {"channels": channels, "size": 32},
+        "schedule": {"kind": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_timesteps": 1000},
+        "prediction": "v_prediction",
+        "bank": [
+            {"tokens": tokens, "channels": width}
+            for tokens, width in zip(BANK_TOKENS, parts["denoiser"].module.bank_channels, strict=True)  # type: ignore[arg-type]
+        ],
+        "defaults": {"num_steps": 1},
+        "networks": networks,
+        "edits": edits,
+        "directions": "directions.npz",
+    }
+    bundle = Bundle.write(PACKAGED / "tiny", manifest, files)
+    for name, part in parts.items():
+        data = files[f"{name}.onnx"]
+        assert isinstance(data, bytes)
+        arrays = {key: np.ascontiguousarray(value.numpy()) for key, value in part.examples.items()}
+        errors = largest_error(part.module, data, bundle.networks[name], arrays)
+        print(f"pack: {name:12} {len(data) / 1e6:5.2f} MB, largest difference from torch {max(errors.values()):.1e}")
+    print(f"pack: {bundle} {sum(len(Path(bundle.folder / f).read_bytes()) for f in files) / 1e6:.1f} MB")

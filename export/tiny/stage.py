@@ -1,0 +1,19 @@
+"""What every stage of the recipe is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """data: the training data folder. runs: caches, checkpoints, logs and sheets. minutes: time budget of a training stage."""
+
+    data: Path
+    runs: Path
+    minutes: float
+    seed: int = 0
+    workers: int = 2
+    device: str = "cpu"
+    threads: int = 1

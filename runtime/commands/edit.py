@@ -1,0 +1,108 @@
+"""`mien edit`: a video or a picture in, the edited one out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mien.engine.config import EngineConfig
+from mien.engine.errors import EditError
+from mien.engine.spec import EditSpec, parse_edit
+
+WHAT, RESULT, MACHINE = "What to edit", "The result", "The machine"
+
+
+def edit(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A video, a picture or a URL.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes; its ending says what it is.")],
+    edits: Annotated[
+        list[str] | None,
+        typer.Option("--edit", metavar="NAME=STRENGTH", help="An edit; may be repeated.", rich_help_panel=WHAT),
+    ] = None,
+    method: Annotated[str, typer.Option(help="The edit method.", rich_help_panel=WHAT)] = "wplus",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the method.", rich_help_panel=WHAT),
+    ] = None,
+    bundle: Annotated[str, typer.Option(help="A bundle's name or folder.", rich_help_panel=WHAT)] = "tiny",
+    strength: Annotated[
+        float | None, typer.Option(help="Share of the noise schedule, above 0 to 1.", rich_help_panel=WHAT)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to 8.", rich_help_panel=WHAT)] = None,
+    seed: Annotated[int, typer.Option(help="Of the fixed noise.", rich_help_panel=WHAT)] = 0,
+    faces: Annotated[str, typer.Option(metavar="largest|all|N", help="Which faces.", rich_help_panel=WHAT)] = "largest",
+    region: Annotated[
+        str | None, typer.Option(help="Only there: face, skin, hair, mouth, ...", rich_help_panel=WHAT)
+    ] = None,
+    blend: Annotated[str, typer.Option(help="How the edge is blended.", rich_help_panel=WHAT)] = "feather",
+    start: Annotated[
+        float | None, typer.Option("--from", metavar="S", help="Begin here.", rich_help_panel=WHAT)
+    ] = None,
+    stop: Annotated[float | None, typer.Option("--to", metavar="S", help="End here.", rich_help_panel=WHAT)] = None,
+    codec: Annotated[str, typer.Option(help="h264, hevc or ffv1.", rich_help_panel=RESULT)] = "h264",
+    crf: Annotated[int, typer.Option(help="Quality, 0 (best) to 51.", rich_help_panel=RESULT)] = 18,
+    preset: Annotated[str, typer.Option(help="ultrafast ... veryslow.", rich_help_panel=RESULT)] = "veryfast",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write OUT.compare.mp4, side by side.", rich_help_panel=RESULT)
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write what was done, how fast.", rich_help_panel=RESULT)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists.", rich_help_panel=RESULT)
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.", rich_help_panel=RESULT)] = False,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime, torch.", rich_help_panel=MACHINE)] = "auto",
+    device: Annotated[str, typer.Option(help="cpu or cuda:N.", rich_help_panel=MACHINE)] = "cpu",
+    threads: Annotated[int, typer.Option(help="0 for all cores.", rich_help_panel=MACHINE)] = 0,
+) -> None:
+    """Edit the faces of a video or a picture."""
+    from mien.runtime import edit_request  # needs the packages for video, which other commands do without
+    from mien.runtime.edit_run import plan, run
+    from mien.runtime.edit_video import VideoJob
+
+    if not edits:
+        raise EditError("nothing to edit: give --edit NAME=STRENGTH, mien edits list shows the names")
+    spec = EditSpec(
+        method=method,
+        edits=tuple(parse_edit(text) for text in edits),
+        options=tuple(_parse_option(text) for text in options or ()),
+        strength=strength,
+        num_steps=edit_request.check_steps(steps),
+        seed=seed,
+        faces=edit_request.parse_faces(faces),
+        region=region,
+        blend=blend,
+    )
+    job = VideoJob(
+        source,
+        target,
+        codec=edit_request.check_encoder(codec, crf, preset),
+        crf=crf,
+        preset=preset,
+        start_s=start,
+        stop_s=stop,
+        threads=threads,
+        overwrite=overwrite,
+    )
+    config = EngineConfig(device=device, backend=backend, threads=threads)
+    request = plan(job, spec, config, bundle=bundle, compare=compare, report=report)
+    if dry_run:
+        for key, value in request.describe().items():
+            typer.echo(f"{key:<8}  {'-' if value is None else value}")
+        return
+    for line in run(request):
+        typer.echo(line)
+
+
+def _parse_option(text: str) -> tuple[str, float]:
+    key, sign, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not key or not sign or number != number:
+        raise EditError(f"--option {text!r} is not KEY=NUMBER, for example w_scale=1.0")
+    return key, number

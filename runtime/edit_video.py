@@ -1,0 +1,273 @@
+"""Edits a video file in two passes: one that follows the faces, one that edits, encodes and copies the sound."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from mien.engine.errors import MediaError, RunError
+from mien.engine.types import Frame
+from mien.runtime.clock import StageClocks
+from mien.runtime.compare import side_by_side, side_by_side_info
+from mien.runtime.pipeline import Pipeline
+from mien.runtime.run_report import Box, RunReport
+from mien.runtime.sink import FORMATS, Codec, VideoWriter, check_video_output
+from mien.runtime.source import VideoReader
+from mien.runtime.stage import MapStage
+from mien.runtime.stream_copy import check_copy
+
+
+class Edited(Protocol):
+    """A frame after editing: the very frame that came in where nothing was edited."""
+
+    @property
+    def frame(self) -> Frame: ...  # noqa: D102
+    @property
+    def boxes(self) -> tuple[Box, ...]: ...  # noqa: D102
+    @property
+    def edited(self) -> bool: ...  # noqa: D102
+
+
+class EditPlan(Protocol):
+    """What to do to each frame of a surveyed clip; frames come in order."""
+
+    @property
+    def tracks(self) -> tuple[Any, ...]: ...  # noqa: D102
+    def edit(self, frame: Frame) -> Edited: ...  # noqa: D102
+
+
+class FileSurvey(Protocol):
+    """The first pass."""
+
+    def add(self, frame: Frame) -> object: ...  # noqa: D102
+    def finish(self) -> EditPlan: ...  # noqa: D102
+
+
+class FileEditor(Protocol):
+    """What this job needs of an editor."""
+
+    @property
+    def active(self) -> bool: ...  # noqa: D102
+    def survey(self) -> FileSurvey: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job is. total: frames of this pass, None where the header does not say."""
+
+    pass_number: int
+    passes: int
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoJob:
+    """What to do to which file. compare: where the side-by-side goes; its sound is the source's too.
+
+    start_s, stop_s: the part, from the beginning of the file. threads: of decoder and encoder, 0 for their own choice.
+    """
+
+    source: str
+    target: Path
+    codec: Codec = "h264"
+    crf: int = 18
+    preset: str = "veryfast"
+    start_s: float | None = None
+    stop_s: float | None = None
+    compare: Path | None = None
+    threads: int = 0
+    overwrite: bool = False
+
+    def check(self, reader: VideoReader) -> None:
+        """Refuse what cannot be written, before the frames are decoded. Raises MediaError."""
+        if self.compare is not None:
+            if os.path.abspath(self.compare) == os.path.abspath(self.target):
+                raise MediaError(f"the side-by-side and the output are the same file {self.target}: give two names")
+            info = side_by_side_info(reader.info)
+            check_video_output(self.compare, info, "h264", self.crf, self.preset, overwrite=self.overwrite)
+        path = check_video_output(self.target, reader.info, self.codec, self.crf, self.preset, overwrite=self.overwrite)
+        check_copy(self.source, reader.info, FORMATS[path.suffix.lower()], path.suffix.lower())
+
+
+@dataclass(slots=True)
+class _Rate:
+    """Whether frames come at a constant rate, to the tick."""
+
+    last_pts: int | None = None
+    steps: set[int | None] = field(default_factory=set)
+
+    def add(self, frame: Frame) -> None:
+        if len(self.steps) < 2:
+            if self.last_pts is not None:
+                self.steps.add(None if frame.pts is None else frame.pts - self.last_pts)
+            self.steps.add(frame.duration)
+        self.last_pts = frame.pts
+
+    @property
+    def constant(self) -> bool:
+        return len(self.steps) == 1 and None not in self.steps
+
+
+def edit_video(
+    job: VideoJob,
+    editor: FileEditor,
+    *,
+    clocks: StageClocks | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunReport:
+    """Run a job; OUT is whole when this returns, and untouched when it raises, KeyboardInterrupt included.
+
+    A frame whose edit raises RunError goes through unedited and is counted; any other error stops the run. A run in
+    which every edit failed is a failure itself. `Editor(on_time=clocks.add_part)` with the same clocks shows the parts.
+    Raises MediaError before anything is written, RunError and what the engine raises afterwards.
+    """
+    begun_s = time.perf_counter()
+    report = RunReport(job.source, os.fspath(job.target), clocks=clocks or StageClocks())
+    with VideoReader(job.source, job.start_s, job.stop_s, threads=job.threads) as reader:
+        job.check(reader)
+        report.passes = 2 if editor.active else 1
+        if reader.info.converted_from:
+            report.notes.append(f"{reader.info.converted_from} was converted to {reader.info.pixel_format}")
+        survey, rate = editor.survey(), _Rate()
+        if editor.active:
+            _run(reader, _analyse(survey, rate), report, 1, progress)
+        plan = survey.finish()
+        report.tracks = len(plan.tracks)
+        _second_pass(job, reader, plan, rate.constant, report, progress)
+        if reader.broken_packets:
+            report.notes.append(f"{reader.broken_packets} broken packets of the source could not be decoded")
+    report.wall_s = time.perf_counter() - begun_s
+    return report
+
+
+def _analyse(survey: FileSurvey, rate: _Rate) -> MapStage[Frame, None]:
+    def add(frame: Frame) -> None:
+        rate.add(frame)
+        survey.add(frame)
+
+    return MapStage("analyse", add)
+
+
+def _second_pass(
+    job: VideoJob,
+    reader: VideoReader,
+    plan: EditPlan,
+    constant_rate: bool,
+    report: RunReport,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    writers: list[VideoWriter] = []
+    editing = _EditStage(plan, report)
+    try:
+        writers.append(_writer(job, reader, constant_rate))
+        if job.compare is not None:
+            writers.append(_compare_writer(job, reader, constant_rate, job.compare))
+
+        def write(pair: tuple[Frame, Frame]) -> None:
+            writers[0].write(pair[1])
+            for beside in writers[1:]:
+                beside.write(side_by_side(*pair))
+
+        done = _run(reader, editing, report, 2 if report.passes == 2 else 1, progress, MapStage("encode", write))
+        report.frames_in, report.latency, report.frames_dropped = done.done, done.latency, done.dropped
+        editing.check()
+        start_s = time.perf_counter()
+        for writer in reversed(writers):
+            writer.close()
+        report.clocks["encode"].add_tail(time.perf_counter() - start_s)
+    except BaseException:
+        for writer in writers:
+            writer.abort()
+        raise
+    report.frames_out = writers[0].frames
+    report.notes += writers[0].notes
+
+
+class _EditStage:
+    """Edits frames by a plan and keeps the count; gives (source, result)."""
+
+    name = "edit"
+
+    def __init__(self, plan: EditPlan, report: RunReport) -> None:
+        self._plan, self._report = plan, report
+        self._first_failure: RunError | None = None
+
+    def process(self, frame: Frame) -> Iterable[tuple[Frame, Frame]]:
+        """One pair for one frame."""
+        report = self._report
+        try:
+            edited = self._plan.edit(frame)
+        except RunError as error:
+            self._first_failure = self._first_failure or error
+            report.frames_failed += 1
+            report.frames_passed_through += 1
+            return [(frame, frame)]
+        if not edited.edited:
+            report.frames_passed_through += 1
+            return [(frame, edited.frame)]
+        report.frames_edited += 1
+        report.paste_boxes += [(frame.index, *box) for box in edited.boxes]
+        return [(frame, edited.frame)]
+
+    def drain(self) -> Iterable[tuple[Frame, Frame]]:
+        """Nothing is kept."""
+        return ()
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+    def check(self) -> None:
+        """Raise the first failure if no edit succeeded; else note how many failed."""
+        if self._first_failure is None:
+            return
+        if not self._report.frames_edited:
+            raise RunError(f"every edit failed, the first with: {self._first_failure}") from self._first_failure
+        self._report.notes.append(
+            f"{self._report.frames_failed} frames went through unedited, the first because: {self._first_failure}"
+        )
+
+
+def _run(
+    reader: VideoReader,
+    stage: Any,
+    report: RunReport,
+    pass_number: int,
+    progress: Callable[[Progress], None] | None,
+    *more: Any,
+) -> Pipeline:
+    pipeline = Pipeline(reader, [stage, *more], clocks=report.clocks)
+    total = reader.info.frame_count_estimate if reader.info.start_s is None and reader.info.stop_s is None else None
+    tell = None if progress is None else lambda done: progress(Progress(pass_number, report.passes, done, total))
+    pipeline.run(tell)
+    return pipeline
+
+
+def _writer(job: VideoJob, reader: VideoReader, constant_rate: bool) -> VideoWriter:
+    return VideoWriter(
+        job.target,
+        reader,
+        codec=job.codec,
+        crf=job.crf,
+        preset=job.preset,
+        copy_streams_from=job.source,
+        threads=job.threads,
+        overwrite=job.overwrite,
+        constant_rate=constant_rate,
+    )
+
+
+def _compare_writer(job: VideoJob, reader: VideoReader, constant_rate: bool, path: Path) -> VideoWriter:
+    info, copied = side_by_side_info(reader.info), job.source
+    options: dict[str, Any] = {"crf": job.crf, "preset": job.preset, "threads": job.threads}
+    options |= {"overwrite": job.overwrite, "constant_rate": constant_rate}
+    try:
+        return VideoWriter(path, info, copy_streams_from=copied, **options)
+    except MediaError:
+        return VideoWriter(
+            path, info, **options
+        )  # sound that its container cannot hold is no reason to have no picture

@@ -1,0 +1,28 @@
+# Sourced by the scripts beside it: sets `root` (the repository) and `venv`, and gives `make_venv` and `fail`.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${MIEN_VENV:-$root/.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+
+fail() {
+    echo "${0##*/}: error: $*" >&2
+    exit 1
+}
+
+# Makes the virtual environment if there is none, and puts it first on PATH.
+make_venv() {
+    if [ ! -x "$venv/bin/python" ]; then
+        local python found=
+        for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+            if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+                found=$python
+                break
+            fi
+        done
+        [ -n "$found" ] || fail "Python 3.11 or newer is needed, found $(python3 --version 2>&1); install it, or set PYTHON=/path/to/python"
+        "$found" -m venv "$venv" || fail "could not make $venv; on Debian and Ubuntu: apt install python3-venv"
+    fi
+    PATH=$venv/bin:$PATH
+    unset PYTHONPATH PYTHONHOME
+    export PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+}
