@@ -40,7 +40,10 @@ def empty_bank(inputs: Mapping[str, TensorSpec], rows: int, zeros: Any) -> dict[
 
 @dataclass(slots=True)
 class Bank:
-    """One track's keys and values. `read` gives a call's inputs, `write` takes its outputs, `step_frame` moves on to the next frame."""
+    """One track's keys and values.
+
+    `read` gives a call's inputs, `write` takes its outputs, `step_frame` moves on to the next frame.
+    """
 
     anchor: dict[Row, dict[str, Any]] = field(default_factory=dict)
     previous: dict[Row, dict[str, Any]] = field(default_factory=dict)
@@ -69,7 +72,10 @@ class Bank:
         }
 
     def write(self, rows: Sequence[Row], outputs: Mapping[str, Any]) -> None:
-        """Keep the own_k_i, own_v_i of a batch for the next frame. The arrays are kept as they are: a network must not write into them again."""
+        """Keep the own_k_i, own_v_i of a batch for the next frame.
+
+        The arrays are kept as they are: a network must not write into them again.
+        """
         own = {name: value for name, value in outputs.items() if name.startswith(("own_k_", "own_v_"))}
         for b, row in enumerate(rows):
             self._own[row] = {name: value[b : b + 1] for name, value in own.items()}

@@ -63,7 +63,10 @@ class RunningChoice:
         self._chosen: frozenset[int] = frozenset()
 
     def __call__(self, faces: Sequence[Face], alive: frozenset[int]) -> frozenset[int]:
-        """Track numbers to edit among the faces now visible. alive: tracks that may come back; they keep their place meanwhile."""
+        """Track numbers to edit among the faces now visible.
+
+        alive: tracks that may come back; they keep their place meanwhile.
+        """
         self._areas = {k: v for k, v in self._areas.items() if k in alive}
         for face in faces:
             size = area(face.box_px)

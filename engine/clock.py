@@ -1,4 +1,6 @@
-"""A stopwatch for parts of the work: `with clock("detect"): ...` tells a listener how long the part took, or does nothing."""
+"""A stopwatch for parts of the work: `with clock("detect"): ...` tells a listener how long the part took, or does
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ OnTime = Callable[[str, float], None]
 
 
 class Clock:
-    """Calls `on_time(part, seconds)` after each timed part; None listens to nothing. The listener runs in the caller's thread."""
+    """Calls `on_time(part, seconds)` after each timed part; None listens to nothing.
+
+    The listener runs in the caller's thread.
+    """
 
     def __init__(self, on_time: OnTime | None = None) -> None:
         self._on_time = on_time

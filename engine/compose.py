@@ -32,7 +32,10 @@ MASK_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a face lies in a frame. quad: (3, 2) smoothed, see face/align.py. points: (68, 2) smoothed. weight: of the edit, in (0, 1]."""
+    """Where a face lies in a frame. quad: (3, 2) smoothed, see face/align.py. points: (68, 2) smoothed.
+
+    weight: of the edit, in (0, 1].
+    """
 
     track_id: int
     quad: Array

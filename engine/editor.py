@@ -92,7 +92,9 @@ class Editor:
         return Tracker(self._detector, self._landmarker, self._clock) if self._edit is not None else None
 
     def survey(self) -> Survey:
-        """Begin the two-pass editing of a file: `add` every frame, `finish` for the plan, `plan.edit` every frame again."""
+        """Begin the two-pass editing of a file: `add` every frame, `finish` for the plan, `plan.edit` every frame
+        again.
+        """
         return Survey(self.spec, self._edit, self.tracker(), self._clock)
 
     def stream(self) -> Stream:
@@ -118,7 +120,9 @@ class Editor:
 
 
 def check_edits(spec: EditSpec, bundle: Bundle) -> None:
-    """Raise EditError for an edit that the bundle does not have, or a strength outside its range, also where it is 0."""
+    """Raise EditError for an edit that the bundle does not have, or a strength outside its range, also where it is
+    0.
+    """
     for name, strength in spec.edits:
         low, high = bundle.edit(name).range
         if not low <= strength <= high:

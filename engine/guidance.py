@@ -11,7 +11,10 @@ from mien.engine.sampler import Denoiser
 
 
 def cfg(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
-    """Classifier-free guidance (Ho and Salimans 2022): u + scale (c - u). scale 1 is the conditional denoiser and runs nothing else."""
+    """Classifier-free guidance (Ho and Salimans 2022): u + scale (c - u).
+
+    scale 1 is the conditional denoiser and runs nothing else.
+    """
     if scale == 1.0:
         return conditional
 

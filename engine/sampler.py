@@ -17,7 +17,9 @@ from mien.engine.schedule import Schedule
 
 Denoiser = Callable[[Any, int], Any]
 Pair = Callable[[Any, Any, int], tuple[Any, Any]]
-"""(z_t, z'_t, t) -> (x0 of the source's denoiser at z_t, x0 of the edited one at z'_t), so that a caller can run both as rows of one batch."""
+"""(z_t, z'_t, t) -> (x0 of the source's denoiser at z_t, x0 of the edited one at z'_t), so that a caller can run both
+as rows of one batch.
+"""
 
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
 
@@ -30,7 +32,10 @@ def lcm_boundary(t: int) -> tuple[float, float]:
 
 
 def sample_lcm(denoiser: Denoiser, x: Any, schedule: Schedule, timesteps: Sequence[int], noise: Sequence[Any]) -> Any:
-    """Multistep consistency sampling (Luo et al. 2023, algorithm 1): x at timesteps[0] -> x0. noise[i] leads from step i to step i + 1."""
+    """Multistep consistency sampling (Luo et al. 2023, algorithm 1): x at timesteps[0] -> x0.
+
+    noise[i] leads from step i to step i + 1.
+    """
     denoised = x
     for i, t in enumerate(timesteps):
         c_skip, c_out = lcm_boundary(t)
@@ -67,7 +72,10 @@ def sample_tcd(
 
 
 def sample_ddim(denoiser: Denoiser, x: Any, schedule: Schedule, timesteps: Sequence[int], final: int = -1) -> Any:
-    """Deterministic DDIM (Song et al. 2021, equation 12 with eta 0): x at timesteps[0] -> x at level `final` (-1: the clean picture)."""
+    """Deterministic DDIM (Song et al.
+
+    2021, equation 12 with eta 0): x at timesteps[0] -> x at level `final` (-1: the clean picture).
+    """
     for i, t in enumerate(timesteps):
         target = timesteps[i + 1] if i + 1 < len(timesteps) else final
         x0 = denoiser(x, t)
@@ -76,7 +84,10 @@ def sample_ddim(denoiser: Denoiser, x: Any, schedule: Schedule, timesteps: Seque
 
 
 def invert_ddim(denoiser: Denoiser, x: Any, schedule: Schedule, timesteps: Sequence[int]) -> Any:
-    """DDIM run backwards (Song et al. 2021, section 4.3): x at level timesteps[0] -> x at timesteps[-1]; timesteps ascend."""
+    """DDIM run backwards (Song et al.
+
+    2021, section 4.3): x at level timesteps[0] -> x at timesteps[-1]; timesteps ascend.
+    """
     for t, target in pairwise(timesteps):
         x0 = denoiser(x, t)
         x = schedule.add_noise(x0, schedule.to_eps(x0, x, t), target)

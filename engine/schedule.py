@@ -20,7 +20,9 @@ BetaKind = Literal["scaled_linear", "linear", "cosine"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """T noise levels. `scaled_linear` is Stable Diffusion's (linear in sqrt(beta)), `linear` AnimateDiff's, `cosine` Nichol and Dhariwal's."""
+    """T noise levels. `scaled_linear` is Stable Diffusion's (linear in sqrt(beta)), `linear` AnimateDiff's, `cosine`
+    Nichol and Dhariwal's.
+    """
 
     kind: BetaKind = "scaled_linear"
     beta_start: float = 0.00085
@@ -88,7 +90,8 @@ def lcm_timesteps(
     count = int(origin_steps * strength + 1e-9)
     if num_steps > count:
         raise EditError(
-            f"{num_steps} steps at strength {strength:g} are more than the {count} levels of the grid; fewer steps or more strength"
+            f"{num_steps} steps at strength {strength:g} are more than the grid's {count} levels; give fewer steps or more"
+            " strength"
         )
     grid = [(i + 1) * stride - 1 for i in range(count)][::-1]
     return tuple(grid[i * len(grid) // num_steps] for i in range(num_steps))
@@ -106,7 +109,10 @@ def trailing_timesteps(num_steps: int, num_timesteps: int = 1000) -> tuple[int, 
 
 
 def truncate(timesteps: tuple[int, ...], strength: float) -> tuple[int, ...]:
-    """Stable Diffusion's img2img rule: the last min(int(n strength), n) of n timesteps. Raises EditError where none is left."""
+    """Stable Diffusion's img2img rule: the last min(int(n strength), n) of n timesteps.
+
+    Raises EditError where none is left.
+    """
     keep = min(int(len(timesteps) * strength + 1e-9), len(timesteps))
     if keep < 1:
         raise EditError(

@@ -1,4 +1,6 @@
-"""`EditSpec`: what the user wants done to the faces; a frozen, hashable value with a JSON round trip that rejects what it does not know."""
+"""`EditSpec`: what the user wants done to the faces; a frozen, hashable value with a JSON round trip that rejects
+what it does not know.
+"""
 
 from __future__ import annotations
 

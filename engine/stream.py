@@ -1,4 +1,6 @@
-"""Editing a stream: one pass, each frame from what came before it, with causal smoothing and a running mean of the codes."""
+"""Editing a stream: one pass, each frame from what came before it, with causal smoothing and a running mean of the
+codes.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class Stream:
         return edit_faces(self._edit, frame, places, memories)
 
     def _follow(self, track_id: int) -> _Followed:
-        """The track's state for this frame: a face that comes within a scene, or back after a gap, fades in over 4 frames."""
+        """The track's state for this frame: a face that comes within a scene, or back after a gap, fades in over 4
+        frames.
+        """
         step = 1.0 / (RAMP_FRAMES + 1)
         if track_id not in self._followed:
             start = 1.0 if self._position == self._scene_start else step

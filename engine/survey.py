@@ -1,4 +1,6 @@
-"""Editing a file in two passes: a survey that follows every face, then a plan with exact smoothing and codes averaged over the clip."""
+"""Editing a file in two passes: a survey that follows every face, then a plan with exact smoothing and codes averaged
+over the clip.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ RAMP_FRAMES = 4
 
 @dataclass(frozen=True, slots=True)
 class EditedFrame:
-    """A frame after editing. edited: whether any plane may differ; if not, `frame` is the very object that came in. boxes: x0, y0, x1, y1."""
+    """A frame after editing. edited: whether any plane may differ; if not, `frame` is the very object that came in.
+
+    boxes: x0, y0, x1, y1.
+    """
 
     frame: Frame
     boxes: tuple[PixelBox, ...] = ()
@@ -36,7 +41,10 @@ class EditedFrame:
 
 @dataclass(frozen=True, slots=True)
 class TrackSummary:
-    """One confirmed track of a clip. frames: in which it was seen; chosen: whether it is edited; mean_area_px: of its boxes."""
+    """One confirmed track of a clip.
+
+    frames: in which it was seen; chosen: whether it is edited; mean_area_px: of its boxes.
+    """
 
     track_id: int
     first_index: int
@@ -68,7 +76,10 @@ def edit_faces(
 
 
 class Plan:
-    """What to do to each frame of a surveyed clip. `edit` takes the frames in the survey's order, because a face's bank follows them."""
+    """What to do to each frame of a surveyed clip.
+
+    `edit` takes the frames in the survey's order, because a face's bank follows them.
+    """
 
     def __init__(
         self,
@@ -85,7 +96,9 @@ class Plan:
         return edit_faces(self._edit, frame, self._places.get(frame.index, ()), self._memories)
 
     def reset(self) -> None:
-        """Forget what was kept from frame to frame (banks, masks), to edit the clip once more from its start; codes stay."""
+        """Forget what was kept from frame to frame (banks, masks), to edit the clip once more from its start; codes
+        stay.
+        """
         for memory in self._memories.values():
             memory.masks.clear()
             memory.track.bank = None
@@ -101,7 +114,10 @@ class Survey:
         self._seen: dict[int, _Seen] = {}
 
     def add(self, frame: Frame) -> list[Face]:
-        """Follow the faces into this frame and sample their codes; the faces seen. With nothing to edit, does nothing."""
+        """Follow the faces into this frame and sample their codes; the faces seen.
+
+        With nothing to edit, does nothing.
+        """
         if self._tracker is None or self._edit is None:
             return []
         faces = self._tracker.update(frame)
@@ -169,7 +185,9 @@ class Survey:
 
 
 def contiguous_runs(positions: Sequence[int], points: Array) -> list[tuple[list[int], Array]]:
-    """Split a track at gaps of more than 3 frames and fill the shorter ones linearly: [(positions, points (n, 68, 2))]."""
+    """Split a track at gaps of more than 3 frames and fill the shorter ones linearly: [(positions, points (n, 68,
+    2))].
+    """
     where = np.asarray(positions)
     cuts = [0, *(np.flatnonzero(np.diff(where) > MAX_GAP + 1) + 1).tolist(), len(where)]
     runs = []
@@ -185,7 +203,9 @@ def contiguous_runs(positions: Sequence[int], points: Array) -> list[tuple[list[
 
 
 def ramp(length: int, *, rises: bool, falls: bool) -> list[float]:
-    """Weights of a run's frames: the edit fades in and out over 4 frames where the face comes or goes within a scene."""
+    """Weights of a run's frames: the edit fades in and out over 4 frames where the face comes or goes within a
+    scene.
+    """
     position = np.arange(length)
     weight = np.ones(length)
     if rises:

@@ -46,7 +46,9 @@ class Commands(typer.core.TyperGroup):
         if own is not None:
             return own
         for point in importlib.metadata.entry_points(group=PLUGINS, name=cmd_name):
-            return typer.main.get_command(point.load())
+            command = typer.main.get_command(point.load())
+            command.name = cmd_name
+            return command
         return None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

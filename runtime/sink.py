@@ -108,10 +108,12 @@ class VideoWriter:
                 self.notes += self._copy.notes
                 self._copy.notes.clear()
             self._output.start_encoding()
-        except (FFmpegError, ValueError) as error:
+        except (FFmpegError, ValueError, OSError) as error:
             self.abort()
             if isinstance(error, MediaError):
                 raise
+            if self._part.error is not None:
+                raise write_failure(self.path, self._part.error) from error
             raise MediaError(f"cannot write {codec} {info.pixel_format} into {self._suffix}: {error}") from error
         except BaseException:
             self.abort()

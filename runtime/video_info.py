@@ -9,7 +9,7 @@ from mien.engine.types import ColorRange, Matrix, PixelFormat, Rotation
 
 
 def exact_s(seconds: float | None) -> Fraction | None:
-    """Seconds a person typed, as the decimal fraction that was meant: 2.56 is 64 frames of 25 a second, not a bit more."""
+    """Seconds a person typed, as the decimal that was meant: 2.56 is 64 frames of 25 a second, not a bit more."""
     return None if seconds is None else Fraction(seconds).limit_denominator(1_000_000)
 
 

@@ -15,7 +15,10 @@ from mien.engine.types import Array, FaceTrack
 
 
 class Method(Protocol):
-    """A method bound to a bundle's networks and to one spec. What it remembers of a face lies in the `FaceTrack` it is given."""
+    """A method bound to a bundle's networks and to one spec.
+
+    What it remembers of a face lies in the `FaceTrack` it is given.
+    """
 
     composition: str
     """`delta`: `finish` answers a difference to add; `replace`: the new crop."""
@@ -27,7 +30,9 @@ class Method(Protocol):
         """Add a crop (3, S, S) to the track's shared code."""
 
     def finish(self, track: FaceTrack, crop: Array) -> Array | None:
-        """A crop (3, S, S) -> the difference or the new crop (3, S, S), or None where no network has anything to add."""
+        """A crop (3, S, S) -> the difference or the new crop (3, S, S), or None where no network has anything to
+        add.
+        """
 
 
 class MethodClass(Protocol):

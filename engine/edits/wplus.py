@@ -51,7 +51,10 @@ class Options:
 
 
 class WPlus:
-    """The method; see the file's first lines. One object serves every track; calls for one track come in frame order."""
+    """The method; see the file's first lines.
+
+    One object serves every track; calls for one track come in frame order.
+    """
 
     @staticmethod
     def networks(spec: EditSpec, edits: Mapping[str, AttributeEdit]) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ class WPlus:
         self._runs = bool(self.networks(spec, edits))
         self._networks = networks
         self._spec, self._manifest, self._w_scale = spec, manifest, Options.of(spec.options).w_scale
-        self._dw = np.zeros((1, 12, 64), np.float32)
+        self._dw: Array = np.zeros((1, 12, 64), np.float32)
         for edit, strength in active:
             if edit.direction is not None:
                 self._dw = self._dw + np.float32(strength * edit.gain) * directions[edit.direction]
@@ -115,7 +118,7 @@ class WPlus:
             return None
         if track.w_sum is None:
             self.encode(track, crop)
-        w = np.asarray(track.w_sum / np.float32(track.w_count), np.float32)
+        w = np.asarray(track.w_sum, np.float32) / np.float32(track.w_count)
         z = self._networks["vae_encoder"](image=crop[None])["latents"]
         bank: Bank | None = None
         if self._manifest.bank:

@@ -21,7 +21,9 @@ MOUTH = OUTER_MOUTH + INNER_MOUTH
 
 
 def ffhq_quad(points: Array) -> Array:
-    """The quad of 68 points: half side max(2.0 eye distance, 1.8 eye-to-mouth distance), centred a tenth below the eyes."""
+    """The quad of 68 points: half side max(2.0 eye distance, 1.8 eye-to-mouth distance), centred a tenth below the
+    eyes.
+    """
     left, right = eye_centres(points)
     eye, eyes = (left + right) / 2, right - left
     down = (points[48] + points[54]) / 2 - eye
@@ -31,19 +33,25 @@ def ffhq_quad(points: Array) -> Array:
 
 
 def crop_to_frame(quad: Array, size: int) -> Array:
-    """(2, 3) affine from pixels of the size x size crop to luma pixels; crop pixel u lies at ((u + 0.5) / size * 2 - 1) of the half axes."""
+    """(2, 3) affine from pixels of the size x size crop to luma pixels; crop pixel u lies at ((u + 0.5) / size * 2 -
+    1) of the half axes.
+    """
     linear = np.stack([quad[1], quad[2]], 1) * (2.0 / size)
     return np.concatenate([linear, (quad[0] - linear @ np.full(2, (size - 1) / 2))[:, None]], 1)
 
 
 def smooth_quads(quads: Array) -> Array:
-    """Quads (n, 3, 2) of one contiguous run: Gaussian of sigma 1 on the centre and 3 on both axes, as STIT's offline filter."""
+    """Quads (n, 3, 2) of one contiguous run: Gaussian of sigma 1 on the centre and 3 on both axes, as STIT's offline
+    filter.
+    """
     centre = gaussian_smooth(quads[:, :1], CENTRE_SIGMA)
     return np.concatenate([centre, gaussian_smooth(quads[:, 1:], AXES_SIGMA)], 1)
 
 
 def smooth_points(points: Array) -> Array:
-    """Landmarks (n, 68, 2) of one contiguous run: Gaussian of sigma 1 frame, 0.6 for the mouth so that speech keeps its speed."""
+    """Landmarks (n, 68, 2) of one contiguous run: Gaussian of sigma 1 frame, 0.6 for the mouth so that speech keeps
+    its speed.
+    """
     out = gaussian_smooth(points, POINTS_SIGMA)
     out[:, MOUTH] = gaussian_smooth(points[:, MOUTH], MOUTH_SIGMA)
     return out

@@ -1,4 +1,6 @@
-"""Faces in a small luma picture: how the picture is made from a frame, how the network's heads are read, and which boxes stay."""
+"""Faces in a small luma picture: how the picture is made from a frame, how the network's heads are read, and which
+boxes stay.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def upright(picture: Array, rotation: int) -> Array:
 
 
 def stored_box(box: Box, rotation: int, width: float, height: float) -> Box:
-    """A box in the upright picture, back in the stored picture of size width x height (same unit), pixel centres at integers."""
+    """A box in the upright picture, back in the stored picture of size width x height (same unit), pixel centres at
+    integers.
+    """
     x0, y0, x1, y1 = box
     right, bottom = width - 1, height - 1
     if rotation == 90:  # upright (x, y) = (bottom - y_stored, x_stored)
@@ -109,16 +113,17 @@ class Detector:
         self._threshold = threshold
 
     def __call__(self, frame: Frame, long_side_px: int = NARROW_PX) -> list[Detection]:
-        """Faces in a frame, best first. long_side_px: of the picture the network sees; 640 finds faces half as large as 320."""
+        """Faces in a frame, best first.
+
+        long_side_px: of the picture the network sees; 640 finds faces half as large as 320.
+        """
         picture, scale_x, scale_y = small_luma(frame, long_side_px)
         boxes = suppress(decode(dict(self._network(luma=picture)), self._threshold))
         width, height = frame.width_px / scale_x, frame.height_px / scale_y
         found = []
+        scale = np.array([scale_x, scale_y, scale_x, scale_y])
         for x0, y0, x1, y1, score in boxes:
-            sx0, sy0, sx1, sy1 = stored_box((x0, y0, x1, y1), frame.rotation, width, height)
-            # pixel centres at integers: the corner of the first pixel lies at -0.5 in both pictures
-            to_x, to_y = (lambda v: (v + 0.5) * scale_x - 0.5), (lambda v: (v + 0.5) * scale_y - 0.5)
-            found.append(
-                Detection((float(to_x(sx0)), float(to_y(sy0)), float(to_x(sx1)), float(to_y(sy1))), float(score))
-            )
+            stored = np.array(stored_box((x0, y0, x1, y1), frame.rotation, width, height))
+            left, top, right, bottom = map(float, (stored + 0.5) * scale - 0.5)  # pixel 0 begins at -0.5 in both
+            found.append(Detection((left, top, right, bottom), float(score)))
         return found

@@ -27,7 +27,9 @@ class Landmarker:
         self._threads = threads
 
     def __call__(self, frame: Frame, affines: Sequence[Array]) -> list[tuple[Array, float]]:
-        """For each crop's affine (2, 3), from its 128 x 128 pixels to the frame: (68, 2) points in luma pixels and the presence in [0, 1]."""
+        """For each crop's affine (2, 3), from its 128 x 128 pixels to the frame: (68, 2) points in luma pixels and
+        the presence in [0, 1].
+        """
         if not affines:
             return []
         crops = np.empty((len(affines), 3, CROP_PX, CROP_PX), np.float32)

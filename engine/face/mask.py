@@ -30,8 +30,10 @@ def border_ramp(size: int, share: float = BORDER_SHARE) -> Array:
 
 
 def polygon(points: Array, grow_px: float = 0.0) -> Array:
-    """(P, P) float32 in [0, 1]: the convex hull of points (n, 2) in grid pixels, grown (or shrunk) by so many pixels, with antialiased edge."""
-    mask = np.zeros((GRID_PX, GRID_PX), np.uint8)
+    """(P, P) float32 in [0, 1]: the convex hull of points (n, 2) in grid pixels, grown (or shrunk) by so many pixels,
+    with antialiased edge.
+    """
+    mask: Array = np.zeros((GRID_PX, GRID_PX), np.uint8)
     hull = cv2.convexHull(points.astype(np.float32))
     shift = 4
     cv2.fillConvexPoly(mask, np.round(hull * (1 << shift)).astype(np.int32), 255, cv2.LINE_AA, shift)
@@ -63,7 +65,10 @@ class FaceMasks:
         self._covered: Array | None = None
 
     def region(self, name: str) -> Array:
-        """(P, P) float32 in [0, 1], not yet feathered, without what covers the face. Raises EditError for an unknown name."""
+        """(P, P) float32 in [0, 1], not yet feathered, without what covers the face.
+
+        Raises EditError for an unknown name.
+        """
         if name not in _REGIONS:
             raise EditError(f"unknown region {name!r}; accepted: {', '.join(_REGIONS)}")
         return _REGIONS[name](self)
@@ -84,13 +89,17 @@ class FaceMasks:
         return np.clip(large, 0.0, 1.0, out=large)
 
     def support(self) -> Array:
-        """(P, P) float32: where landmark motion may act: the face with a soft edge beyond the jaw, without what covers it, 0 at the border."""
+        """(P, P) float32: where landmark motion may act: the face with a soft edge beyond the jaw, without what
+        covers it, 0 at the border.
+        """
         reach = np.concatenate([self._points, self._points[17:27] - 0.7 * self._down])
         inside = blur(polygon(reach, 0.12 * self._unit), 0.09 * self._unit)
         return inside * (1.0 - self.covered()) * border_ramp(GRID_PX)
 
     def covered(self) -> Array:
-        """(P, P) float32: how far something that is neither face nor hair lies over the face, well inside its outline; feathered."""
+        """(P, P) float32: how far something that is neither face nor hair lies over the face, well inside its
+        outline; feathered.
+        """
         if self._covered is None:
             inner = polygon(self._points[:27], -0.08 * self._unit)
             other = np.clip((self._p[BACKGROUND] + self._p[BODY]) * inner * 2.0 - 0.6, 0.0, 1.0)
@@ -140,7 +149,7 @@ class FaceMasks:
         return np.asarray(polygon(spread, 0.06 * self._unit) * worn * (1.0 - self.covered()), np.float32)
 
     def _head(self) -> Array:
-        return np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0).astype(np.float32)
+        return np.asarray(np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0), np.float32)
 
 
 _REGIONS: dict[str, Callable[[FaceMasks], Array]] = {

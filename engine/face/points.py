@@ -59,7 +59,9 @@ def face_axes(points: Array) -> tuple[Array, Array]:
 
 
 def face_box(points: Array, angle: float = 0.0) -> Box:
-    """The tight box (x0, y0, x1, y1) a detector would give: the points' box, grown by the forehead, upright at `angle`."""
+    """The tight box (x0, y0, x1, y1) a detector would give: the points' box, grown by the forehead, upright at
+    `angle`.
+    """
     c, s = math.cos(angle), math.sin(angle)
     upright = points @ np.array([[c, -s], [s, c]])
     (x0, y0), (x1, y1) = upright.min(0), upright.max(0)
@@ -69,14 +71,18 @@ def face_box(points: Array, angle: float = 0.0) -> Box:
 
 
 def square_affine(centre: Array, side_px: float, angle: float, size: int) -> Array:
-    """(2, 3) affine from pixels of a size x size crop to the frame: a square of that side around `centre`, turned by `angle`."""
+    """(2, 3) affine from pixels of a size x size crop to the frame: a square of that side around `centre`, turned by
+    `angle`.
+    """
     c, s = math.cos(angle) * side_px / size, math.sin(angle) * side_px / size
     linear = np.array([[c, -s], [s, c]])
     return np.concatenate([linear, (centre - linear @ np.full(2, (size - 1) / 2))[:, None]], 1)
 
 
 def landmark_crop(points: Array, size: int) -> Array:
-    """Affine of the landmark network's crop around known points: roll-aligned, 1.6 times their larger extent, centred on their box."""
+    """Affine of the landmark network's crop around known points: roll-aligned, 1.6 times their larger extent, centred
+    on their box.
+    """
     angle = roll(points)
     c, s = math.cos(angle), math.sin(angle)
     turn = np.array([[c, -s], [s, c]])
@@ -86,7 +92,9 @@ def landmark_crop(points: Array, size: int) -> Array:
 
 
 def box_crop(box: Box, size: int, angle: float = 0.0) -> Array:
-    """Affine of the landmark network's crop around a detector's box; angle: of the upright direction in the stored picture."""
+    """Affine of the landmark network's crop around a detector's box; angle: of the upright direction in the stored
+    picture.
+    """
     x0, y0, x1, y1 = box
     return square_affine(np.array([(x0 + x1) / 2, (y0 + y1) / 2]), CROP_SIDE * max(x1 - x0, y1 - y0), angle, size)
 

@@ -12,7 +12,9 @@ NOISE_LEVELS = 3.0
 
 
 def thumbnail(frame: Frame) -> Array:
-    """(32, 32) float32 of the luma plane in 8-bit levels; samples at most about 256 pixels a side, so it costs the same at any resolution."""
+    """(32, 32) float32 of the luma plane in 8-bit levels; samples at most about 256 pixels a side, so it costs the
+    same at any resolution.
+    """
     luma = frame.planes[0]
     step = max(1, min(luma.shape) // 256)
     small = cv2.resize(
@@ -22,7 +24,9 @@ def thumbnail(frame: Frame) -> Array:
 
 
 def difference(a: Array, b: Array) -> float:
-    """1 - correlation of two thumbnails: 0 for the same picture at any brightness and contrast, about 1 for unrelated pictures."""
+    """1 - correlation of two thumbnails: 0 for the same picture at any brightness and contrast, about 1 for unrelated
+    pictures.
+    """
     a, b = a - a.mean(), b - b.mean()
     floor = NOISE_LEVELS**2 * a.size
     return 1.0 - float(((a * b).sum() + floor) / np.sqrt(((a * a).sum() + floor) * ((b * b).sum() + floor)))

@@ -20,7 +20,9 @@ def gaussian_kernel(sigma: float) -> Array:
 
 
 def gaussian_smooth(values: Array, sigma: float) -> Array:
-    """Gaussian over the first axis (n, ...), the ends reflected (d c b a | a b c d): scipy's gaussian_filter1d(axis=0). sigma 0 copies."""
+    """Gaussian over the first axis (n, ...), the ends reflected (d c b a | a b c d): scipy's
+    gaussian_filter1d(axis=0). sigma 0 copies.
+    """
     values = np.asarray(values, np.float64)
     if sigma <= 0.0 or len(values) < 2:
         return values.copy()

@@ -111,7 +111,10 @@ class Tracker:
         return frozenset(t.track_id for t in self._tracks)
 
     def update(self, frame: Frame) -> list[Face]:
-        """The faces visible in the next frame, unconfirmed ones too. `scene` counts the scenes up to this frame, from 1."""
+        """The faces visible in the next frame, unconfirmed ones too.
+
+        `scene` counts the scenes up to this frame, from 1.
+        """
         with self._clock("scene"):
             cut = self._cuts(frame)
         if cut:
@@ -183,7 +186,9 @@ class Tracker:
         self._take_up(frame, lost, fresh)
 
     def _take_up(self, frame: Frame, lost: list[tuple[_Track, Detection]], fresh: list[Detection]) -> None:
-        """Landmarks from boxes, in two passes as the first crop is only roughly right: for lost tracks found again and for new faces."""
+        """Landmarks from boxes, in two passes as the first crop is only roughly right: for lost tracks found again
+        and for new faces.
+        """
         angle = upright_angle(frame)
         boxes = [d.box for _, d in lost] + [d.box for d in fresh]
         with self._clock("landmarks"):

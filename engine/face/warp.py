@@ -69,7 +69,7 @@ def backward_field(forward: Array, size: int) -> Array:
     grid = forward.shape[0]
     rows, columns = np.mgrid[:grid, :grid].astype(np.float32)
     field = forward.astype(np.float32)
-    back = -field
+    back: Array = -field
     to_nodes = np.float32(grid / size)
     for _ in range(ITERATIONS):
         back = -cv2.remap(
@@ -92,7 +92,9 @@ def warp_field(moved: Motions, points: Array, support: Array, size: int, grid: i
 
 
 def warp_crop(image: Array, field: Array) -> Array:
-    """A crop (C, S, S) float32 sampled through a backward field (G, G, 2), the field bilinear between nodes as in the compositor."""
+    """A crop (C, S, S) float32 sampled through a backward field (G, G, 2), the field bilinear between nodes as in the
+    compositor.
+    """
     size = image.shape[1]
     fine = cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR)
     rows, columns = np.mgrid[:size, :size].astype(np.float32)

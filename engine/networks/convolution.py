@@ -11,7 +11,9 @@ NORM_EPS = 1e-5
 class Unit(nn.Module):
     """Convolution with bias, batch norm while training, ReLU: (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, *, norm: bool, relu: bool = True) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, *, norm: bool, relu: bool = True
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2)
         self.norm = nn.BatchNorm2d(c_out, eps=NORM_EPS) if norm else nn.Identity()

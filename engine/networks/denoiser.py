@@ -73,7 +73,10 @@ class AttentionBlock(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """v-prediction UNet. latents (B, C, 32, 32), timestep (B,) in 0..999, w_plus (B, N, D), w_scale (B,), bank -> v, own keys and values."""
+    """v-prediction UNet.
+
+    latents (B, C, 32, 32), timestep (B,) in 0..999, w_plus (B, N, D), w_scale (B,), bank -> v, own keys and values.
+    """
 
     def __init__(
         self,

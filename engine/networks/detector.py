@@ -23,14 +23,24 @@ class DetectorNetwork(nn.Module):
     }
 
     def __init__(
-        self, widths: tuple[int, int, int, int] = (24, 40, 56, 80), depths: tuple[int, int, int] = (2, 2, 2), *, norm: bool = False
+        self,
+        widths: tuple[int, int, int, int] = (24, 40, 56, 80),
+        depths: tuple[int, int, int] = (2, 2, 2),
+        *,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         a, b, c, d = widths
         self.stem = nn.Sequential(nn.PixelUnshuffle(CELL_PX), Unit(CELL_PX**2, a, norm=norm))
-        self.stage_8 = nn.Sequential(Unit(a, b, stride=2, norm=norm), *(Residual(b, norm=norm) for _ in range(depths[0])))
-        self.stage_16 = nn.Sequential(Unit(b, c, stride=2, norm=norm), *(Residual(c, norm=norm) for _ in range(depths[1])))
-        self.stage_32 = nn.Sequential(Unit(c, d, stride=2, norm=norm), *(Residual(d, norm=norm) for _ in range(depths[2])))
+        self.stage_8 = nn.Sequential(
+            Unit(a, b, stride=2, norm=norm), *(Residual(b, norm=norm) for _ in range(depths[0]))
+        )
+        self.stage_16 = nn.Sequential(
+            Unit(b, c, stride=2, norm=norm), *(Residual(c, norm=norm) for _ in range(depths[1]))
+        )
+        self.stage_32 = nn.Sequential(
+            Unit(c, d, stride=2, norm=norm), *(Residual(d, norm=norm) for _ in range(depths[2]))
+        )
         self.to_16 = Unit(d, c, kernel=1, norm=norm, relu=False)
         self.join_16 = Unit(c, c, norm=norm)
         self.to_8 = Unit(c, b, kernel=1, norm=norm, relu=False)

@@ -19,14 +19,22 @@ class LandmarkNetwork(nn.Module):
     outputs = {"landmarks": ("B", N_LANDMARKS, 2), "presence": ("B", 1)}
 
     def __init__(
-        self, widths: tuple[int, int, int] = (32, 64, 128), depths: tuple[int, int, int] = (0, 2, 2), *, norm: bool = False
+        self,
+        widths: tuple[int, int, int] = (32, 64, 128),
+        depths: tuple[int, int, int] = (0, 2, 2),
+        *,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         a, b, c = widths
         self.stem = nn.Sequential(nn.PixelUnshuffle(CELL_PX), Unit(3 * CELL_PX**2, a, norm=norm), Unit(a, a, norm=norm))
         self.fine = nn.Sequential(*(Residual(a, norm=norm) for _ in range(depths[0])))
-        self.middle = nn.Sequential(Unit(a, b, stride=2, norm=norm), *(Residual(b, norm=norm) for _ in range(depths[1])))
-        self.coarse = nn.Sequential(Unit(b, c, stride=2, norm=norm), *(Residual(c, norm=norm) for _ in range(depths[2])))
+        self.middle = nn.Sequential(
+            Unit(a, b, stride=2, norm=norm), *(Residual(b, norm=norm) for _ in range(depths[1]))
+        )
+        self.coarse = nn.Sequential(
+            Unit(b, c, stride=2, norm=norm), *(Residual(c, norm=norm) for _ in range(depths[2]))
+        )
         self.from_coarse = Unit(c, b, kernel=1, norm=norm, relu=False)
         self.join_middle = Unit(b, b, norm=norm)
         self.from_middle = Unit(b, a, kernel=1, norm=norm, relu=False)

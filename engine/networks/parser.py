@@ -19,14 +19,22 @@ class ParserNetwork(nn.Module):
     outputs = {"probabilities": ("B", len(CLASSES), INPUT_PX, INPUT_PX)}
 
     def __init__(
-        self, widths: tuple[int, int, int] = (32, 56, 80), depths: tuple[int, int, int] = (0, 2, 2), *, norm: bool = False
+        self,
+        widths: tuple[int, int, int] = (32, 56, 80),
+        depths: tuple[int, int, int] = (0, 2, 2),
+        *,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         a, b, c = widths
         self.stem = nn.Sequential(nn.PixelUnshuffle(CELL_PX), Unit(3 * CELL_PX**2, a, norm=norm), Unit(a, a, norm=norm))
         self.fine = nn.Sequential(*(Residual(a, norm=norm) for _ in range(depths[0])))
-        self.middle = nn.Sequential(Unit(a, b, stride=2, norm=norm), *(Residual(b, norm=norm) for _ in range(depths[1])))
-        self.coarse = nn.Sequential(Unit(b, c, stride=2, norm=norm), *(Residual(c, norm=norm) for _ in range(depths[2])))
+        self.middle = nn.Sequential(
+            Unit(a, b, stride=2, norm=norm), *(Residual(b, norm=norm) for _ in range(depths[1]))
+        )
+        self.coarse = nn.Sequential(
+            Unit(b, c, stride=2, norm=norm), *(Residual(c, norm=norm) for _ in range(depths[2]))
+        )
         self.whole = nn.Conv2d(c, c, 1)
         self.from_coarse = Unit(c, b, kernel=1, norm=norm, relu=False)
         self.join_middle = Unit(b, b, norm=norm)

@@ -84,7 +84,9 @@ def texture(height: int, width: int, rng: Rng, channels: int = 3) -> Array:
     kind = rng.integers(5)
     low, high = rng.uniform(0, 255, channels), rng.uniform(0, 255, channels)
     if kind == 0:
-        ramp = np.linspace(0, 1, width)[None] * rng.uniform(-1, 1) + np.linspace(0, 1, height)[:, None] * rng.uniform(-1, 1)
+        ramp = np.linspace(0, 1, width)[None] * rng.uniform(-1, 1) + np.linspace(0, 1, height)[:, None] * rng.uniform(
+            -1, 1
+        )
         value = ramp - ramp.min()
     elif kind == 1:
         period, t = rng.uniform(4, 40), rng.uniform(0, np.pi)
@@ -109,9 +111,13 @@ def texture(height: int, width: int, rng: Rng, channels: int = 3) -> Array:
         elif pick < 0.7:
             cv2.line(picture, pa, pb, shade, int(rng.integers(1, max(2, width // 12))), cv2.LINE_AA)
         elif pick < 0.85:
-            cv2.ellipse(picture, pa, (int(rng.integers(2, width // 3)), int(rng.integers(2, height // 3))), 0, 0, 360, shade, -1)
+            cv2.ellipse(
+                picture, pa, (int(rng.integers(2, width // 3)), int(rng.integers(2, height // 3))), 0, 0, 360, shade, -1
+            )
         else:
-            cv2.putText(picture, "".join(chr(c) for c in rng.integers(65, 91, 5)), pa, 0, float(rng.uniform(0.4, 2)), shade, 2)
+            cv2.putText(
+                picture, "".join(chr(c) for c in rng.integers(65, 91, 5)), pa, 0, float(rng.uniform(0.4, 2)), shade, 2
+            )
     return picture if channels > 1 else picture.reshape(height, width)
 
 
@@ -165,6 +171,8 @@ def occluder(shape: tuple[int, int], at: Array, size_px: float, skin: Array, rng
         axes = (max(1, int(size_px * rng.uniform(0.2, 0.9))), max(1, int(size_px * rng.uniform(0.2, 0.9))))
         cv2.ellipse(mask, (x, y), axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1, cv2.LINE_AA)
     else:
-        box = cv2.boxPoints(((float(x), float(y)), tuple(size_px * rng.uniform(0.2, 1.6, 2)), float(rng.uniform(0, 180))))
+        box = cv2.boxPoints(
+            ((float(x), float(y)), tuple(size_px * rng.uniform(0.2, 1.6, 2)), float(rng.uniform(0, 180)))
+        )
         cv2.fillConvexPoly(mask, box.astype(np.int32), 1.0, cv2.LINE_AA)
     return mask, shade, "background"

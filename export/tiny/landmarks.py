@@ -73,7 +73,9 @@ class Heads:
         if kind < 0.5:  # beside the face
             t = rng.uniform(0, 2 * np.pi)
             side *= float(rng.uniform(0.4, 1.0))
-            centre = centre + np.array([np.cos(t), np.sin(t)]) * (0.31 * square(self.points[i])[1] + rng.uniform(0.35, 0.7) * side)
+            centre = centre + np.array([np.cos(t), np.sin(t)]) * (
+                0.31 * square(self.points[i])[1] + rng.uniform(0.35, 0.7) * side
+            )
         elif kind < 0.6:  # a part of the face
             side, centre = side * float(rng.uniform(0.2, 0.36)), centre + rng.normal(0, 0.12, 2) * side
         elif kind < 0.7:  # a head far too small for the crop
@@ -84,7 +86,9 @@ class Heads:
             cv2.fillPoly(mask, [self.meshes[i][OVAL].astype(np.int32)], 255)
             mask = cv2.dilate(mask, np.ones((9, 9), np.uint8))
             soft = cv2.GaussianBlur(mask, (15, 15), 0)[..., None] / 255.0
-            fill = cv2.blur(picture, (61, 61)) if rng.random() < 0.5 else np.roll(picture, int(rng.integers(70, 150)), 0)
+            fill = (
+                cv2.blur(picture, (61, 61)) if rng.random() < 0.5 else np.roll(picture, int(rng.integers(70, 150)), 0)
+            )
             picture = (picture * (1 - soft) + fill * soft).astype(np.uint8)
         angle = roll + float(rng.normal(0, 0.3))
         crop = augment.warp(picture, augment.similarity(side, centre, angle, INPUT_PX), (INPUT_PX, INPUT_PX), rng)
@@ -100,7 +104,9 @@ class Heads:
     def batch(self, rng: np.random.Generator) -> dict[str, Array]:
         """BATCH crops, the last NEGATIVES of them without a face."""
         made = [self.positive(int(i), rng) for i in rng.integers(0, len(self.points), BATCH - NEGATIVES)]
-        pictures = [p for p, _ in made] + [self.negative(int(i), rng) for i in rng.integers(0, len(self.points), NEGATIVES)]
+        pictures = [p for p, _ in made] + [
+            self.negative(int(i), rng) for i in rng.integers(0, len(self.points), NEGATIVES)
+        ]
         return {"image": np.stack(pictures), "points": np.stack([p for _, p in made]).astype(np.float32)}
 
 
@@ -122,10 +128,12 @@ def loss(network: LandmarkNetwork, batch: training.Batch) -> Tensor:
     rows = log_heat.reshape(n, -1, cells, cells) @ along[:, :, 0, :, None]
     inside = ((points > -CELL_PX) & (points < INPUT_PX + CELL_PX - 1)).all(-1).float()
     entropy = -((rows[..., 0] * along[:, :, 1]).sum(-1) * inside).sum() / inside.sum()
-    distance = (functional.smooth_l1_loss(found, points, beta=0.5, reduction="none").sum(-1) * inside).sum() / inside.sum()
+    distance = (
+        functional.smooth_l1_loss(found, points, beta=0.5, reduction="none").sum(-1) * inside
+    ).sum() / inside.sum()
     wanted = torch.zeros_like(logit)
     wanted[:n] = 1.0
-    return distance + 0.15 * entropy + functional.binary_cross_entropy_with_logits(logit, wanted)
+    return 0.5 * distance + 1.5 * entropy + functional.binary_cross_entropy_with_logits(logit, wanted)
 
 
 @torch.no_grad()
@@ -133,27 +141,28 @@ def validate(network: LandmarkNetwork, heads: Heads, pictures_to: Path | None = 
     """Mean distance over the inter-ocular distance on undegraded crops with small jitter; presence on both kinds."""
     rng = np.random.default_rng(7)
     chosen = range(0, len(heads.points), max(1, len(heads.points) // 192))
-    errors, presence, absence, shown = [], [], [], []
+    crops, wanted = [], []
     for i in chosen:
         centre, side, roll = square(heads.points[i])
-        matrix = augment.similarity(side * rng.uniform(0.95, 1.05), centre + rng.normal(0, 0.02, 2) * side, roll, INPUT_PX)
-        crop = cv2.warpAffine(heads.pictures[i], matrix, (INPUT_PX, INPUT_PX), borderMode=cv2.BORDER_REPLICATE)
-        points = augment.map_points(matrix, heads.points[i])
-        none = heads.negative(i, rng)
-        found, believed = network(as_input(torch.from_numpy(np.stack([crop, none]))))
-        apart = points[42:48].mean(0) - points[36:42].mean(0)
-        errors.append(np.hypot(*(found[0].numpy() - points).T).mean() / max(np.hypot(*apart), 16.0))
-        presence.append(float(believed[0]))
-        absence.append(float(believed[1]))
-        if pictures_to is not None and len(shown) < 48:
-            big = cv2.resize(crop, None, fx=2, fy=2)
-            for q in found[0].numpy():
-                cv2.circle(big, (int(q[0] * 32), int(q[1] * 32)), 24, (0, 255, 0), -1, cv2.LINE_AA, 4)
-            shown.append(big)
+        side, centre = side * rng.uniform(0.95, 1.05), centre + rng.normal(0, 0.02, 2) * side
+        matrix = augment.similarity(side, centre, roll, INPUT_PX)
+        crops.append(cv2.warpAffine(heads.pictures[i], matrix, (INPUT_PX, INPUT_PX), borderMode=cv2.BORDER_REPLICATE))
+        wanted.append(augment.map_points(matrix, heads.points[i]))
+    points = np.stack(wanted)
+    found, presence = (t.numpy() for t in network(as_input(torch.from_numpy(np.stack(crops)))))
+    none = torch.from_numpy(np.stack([heads.negative(i, rng) for i in chosen]))
+    absence = network(as_input(none))[1].numpy()
+    apart = np.maximum(np.linalg.norm(points[:, 42:48].mean(1) - points[:, 36:42].mean(1), axis=-1), 16.0)
+    percent = 100 * np.linalg.norm(found - points, axis=-1).mean(1) / apart
+    shown = []
+    for crop, dots in list(zip(crops, found, strict=True))[:48] if pictures_to is not None else []:
+        big = cv2.resize(crop, None, fx=2, fy=2)
+        for q in dots:
+            cv2.circle(big, (int(q[0] * 32), int(q[1] * 32)), 24, (0, 255, 0), -1, cv2.LINE_AA, 4)
+        shown.append(big)
     if pictures_to is not None:
         training.sheet(pictures_to, shown, 12)
-    kept, dropped = np.mean(np.array(presence) > 0.5), np.mean(np.array(absence) < 0.5)
-    percent = 100 * np.array(errors)
+    kept, dropped = float((presence > 0.5).mean()), float((absence < 0.5).mean())
     return (
         f"val error {percent.mean():.2f} % of inter-ocular (p90 {np.percentile(percent, 90):.2f}),"
         f" presence right on {100 * kept:.1f} % of faces, {100 * dropped:.1f} % of others"

@@ -51,7 +51,7 @@ class Part:
 def _trained(runs: Path, name: str, make: type[nn.Module]) -> tuple[nn.Module, dict[str, Any]]:
     saved = torch.load(runs / name / "final.pt", weights_only=True)
     module = make(**saved["kwargs"])
-    module.load_state_dict(saved["state_dict"])
+    module.load_state_dict(saved["state"])
     return module.eval(), saved["kwargs"]
 
 

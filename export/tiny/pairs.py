@@ -1,7 +1,8 @@
 """Stage `pairs`: synthetic before/after pairs for every edit, as latents, cached for the denoiser.
 
-A sample is a tile under a random similarity, gain, gamma and flip (of the finished pictures: the generators draw one way round). For each edit it holds the operation as it is deployed: the source the
-denoiser will see (for a smile: already warped by the landmark template), and the target the edit's generator makes of it, at one strength.
+A sample is a tile under a random similarity, gain, gamma and flip (of the finished pictures: the generators draw one way
+round). For each edit it holds the operation as it is deployed: the source the denoiser will see (for a smile: already
+warped by the landmark template), and the target the edit's generator makes of it, at one strength.
 
 Writes to `<runs>/pairs`, M samples, E edits in the order of EDITS:
   plain_z.npy (M, C, 32, 32) float16 latents of the unedited crop, plain_w.npy (M, 128, 128, 3) uint8 the W+ encoder's view of it;
@@ -32,7 +33,7 @@ from mien.export.tiny.stage import Arguments
 from mien.export.tiny.teachers import MESH_TO_68
 
 EDITS = ("smile", "hair_dark", "hair_blond", "sunglasses", "age")
-VIEW_PX, AUGMENTATIONS = 128, 3
+VIEW_PX, AUGMENTATIONS = 128, 2
 EDITS_FILE = Path(__file__).with_name("edits.json")
 
 
@@ -121,18 +122,22 @@ def _make_sample(runs: Path, seed: int, job: tuple[int, int]) -> tuple[Array, ..
     rng = np.random.default_rng([seed, tile, k])
     rgb, mesh, hair, person = augment(prepared, tile, rng if k >= 0 else None)
     strengths = np.array([draw_strength(name, rng) if k >= 0 else 1.0 for name in EDITS], np.float32)
-    pictures = [rgb]
-    for name, strength in zip(EDITS, strengths, strict=True):
-        pictures += make_pair(name, rgb, mesh, hair, person, float(strength), rng)
-    if rng.random() < 0.5 and k >= 0:
-        pictures = [p[:, ::-1] for p in pictures]
+    pairs = [
+        make_pair(name, rgb, mesh, hair, person, float(strength), rng)
+        for name, strength in zip(EDITS, strengths, strict=True)
+    ]
+    flip = k >= 0 and rng.random() < 0.5
+    # most sources are the plain picture itself: encode it once
+    pictures = [rgb] + [source for source, _ in pairs if source is not rgb] + [target for _, target in pairs]
+    pictures = [p[:, ::-1] if flip else p for p in pictures]
     batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() * 2 - 1
     with torch.no_grad():
         z = encoder(batch).half().numpy()
-    views = [
-        (cv2.resize(p, (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA) * 255 + 0.5).astype(np.uint8) for p in pictures
-    ]
-    return z[0], views[0], z[1::2], z[2::2], np.stack(views[2::2]), strengths
+    moved = iter(z[1 : len(z) - len(EDITS)])
+    source_z = np.stack([z[0] if source is rgb else next(moved) for source, _ in pairs])
+    small = [cv2.resize(p, (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA) for p in pictures]
+    views = [(p * 255 + 0.5).astype(np.uint8) for p in small]
+    return z[0], views[0], source_z, z[-len(EDITS) :], np.stack(views[-len(EDITS) :]), strengths
 
 
 def run(args: Arguments) -> None:

@@ -38,7 +38,8 @@ class Heads:
         size = (INPUT_PX, INPUT_PX)
         picture = augment.warp(self.pictures[i], matrix, size, rng)
         hair, person = (
-            cv2.warpAffine(m[i], matrix, size, flags=cv2.INTER_LINEAR).astype(np.float32) / 255.0 for m in (self.hair, self.person)
+            cv2.warpAffine(m[i], matrix, size, flags=cv2.INTER_LINEAR).astype(np.float32) / 255.0
+            for m in (self.hair, self.person)
         )
         oval = np.zeros(size, np.uint8)
         ring = augment.map_points(matrix, self.points[i][OVAL])
@@ -59,7 +60,9 @@ class Heads:
             at = ring[int(rng.integers(468))] + rng.normal(0, 10, 2)
             skin = np.median(picture[masks[FACE] > 0.9], 0) if (masks[FACE] > 0.9).any() else np.full(3, 128.0)
             cover, shade, kind = augment.occluder((INPUT_PX, INPUT_PX), at, float(rng.uniform(10, 42)), skin, rng)
-            picture = self._cover(picture, cover, shade, rng) if kind == "body" else augment.paste(picture, cover, shade, rng)
+            picture = (
+                self._cover(picture, cover, shade, rng) if kind == "body" else augment.paste(picture, cover, shade, rng)
+            )
             masks = masks * (1 - cover)
             masks[BODY if kind == "body" else BACKGROUND] += cover
         if rng.random() < 0.5:

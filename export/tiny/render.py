@@ -16,7 +16,7 @@ from mien.export.tiny.render_model import CLOTH, EYES, GUMS, SKIN, TEETH, smooth
 from mien.export.tiny.render_paint import linear, paint_eye
 from mien.export.tiny.render_hair import Strands
 from mien.export.tiny.render_person import Act, Moment, Person
-from mien.export.tiny.render_raster import Camera, Hits, interpolate, rasterise, splat
+from mien.export.tiny.render_raster import Camera, Hits, interpolate, rasterise, splat, unit
 from mien.export.tiny.render_shade import Light, Shadow
 
 Floats = NDArray[np.float32]
@@ -45,7 +45,7 @@ class _Canvas:
 
     def __init__(self, camera: Camera, size: tuple[int, int], light: Light):
         self.camera, self.size, self.light = camera, size, light
-        self.unit = camera.focal / (camera.distance - 8.0)  # pixels per model unit
+        self.scale = camera.focal / (camera.distance - 8.0)  # pixels per model unit
         self.colour = np.zeros((size[0] * size[1], 3), np.float32)
         self.parts = np.zeros(size[0] * size[1], np.uint8)
         self.inverse = np.zeros(size[0] * size[1], np.float32)
@@ -59,8 +59,7 @@ class _Canvas:
 
     def view(self, place: Floats) -> Floats:
         """Unit directions from points to the camera."""
-        toward = np.array([0, 0, self.camera.distance], np.float32) - place
-        return np.asarray(toward / np.linalg.norm(toward, axis=1, keepdims=True), np.float32)
+        return unit(np.array([0, 0, self.camera.distance], np.float32) - place)
 
     def image(self, pixel: NDArray[np.int64], values: Floats) -> Floats:
         """Values (N,) or (N, C) of flat pixels as a picture, zero elsewhere."""
@@ -82,31 +81,40 @@ def render(
 ) -> Picture:
     """Draw a person. size: (height, width); backdrop (H, W, 3) linear RGB."""
     s = supersample
-    fine = Camera(camera.focal * s, ((camera.centre[0] + 0.5) * s - 0.5, (camera.centre[1] + 0.5) * s - 0.5), camera.distance)
-    canvas = _Canvas(fine, (size[0] * s, size[1] * s), light)
     moment = person.moment(act)
-    shadow = Shadow(np.concatenate([moment.points, moment.hair.nodes.reshape(-1, 3)]), light.unit("key_from"))
-    screen = fine.project(moment.points)
-    hits = rasterise(screen, person.studio.triangles, canvas.size)
+    outline = np.concatenate([moment.points, moment.hair.nodes[:, 1::3].reshape(-1, 3)])
+    window = _window(camera.project(outline), size)
+    left, top, right, bottom = window
+    centre = ((camera.centre[0] - left + 0.5) * s - 0.5, (camera.centre[1] - top + 0.5) * s - 0.5)
+    fine = Camera(camera.focal * s, centre, camera.distance)
+    canvas = _Canvas(fine, ((bottom - top) * s, (right - left) * s), light)
+    shadow = Shadow(np.concatenate([moment.points, moment.hair.nodes[:, ::2].reshape(-1, 3)]), light.unit("key_from"))
+    hits = rasterise(fine.project(moment.points), person.studio.triangles, canvas.size)
     _surfaces(canvas, person, act, moment, hits, shadow)
     _strands(canvas, moment.brows, linear(person.look.brows), 0.8, shadow)
     _strands(canvas, moment.lashes, 0.12 * linear(person.look.brows), 0.7, shadow)
     canvas.parts[_strands(canvas, moment.hair, linear(person.look.hair), 1.0, shadow)] = HAIR
-    return _finish(canvas, person, moment, camera, s, backdrop, exposure)
+    return _finish(canvas, person, moment, window, s, backdrop, exposure)
+
+
+def _window(screen: Floats, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """left, top, right, bottom of the part of the picture that holds the points, at least one pixel."""
+    low, high = np.floor(screen[:, :2].min(0)).astype(int) - 4, np.ceil(screen[:, :2].max(0)).astype(int) + 5
+    left, top = min(max(0, int(low[0])), size[1] - 1), min(max(0, int(low[1])), size[0] - 1)
+    return left, top, max(left + 1, min(size[1], int(high[0]))), max(top + 1, min(size[0], int(high[1])))
 
 
 def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: Hits, shadow: Shadow) -> None:
     """Colour what the triangles cover."""
     studio, light = person.studio, canvas.light
-    normal = interpolate(hits, studio.triangles, moment.normal)
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-6
+    normal = unit(interpolate(hits, studio.triangles, moment.normal))
     rest = interpolate(hits, studio.triangles, studio.rest)
     kind = studio.material[hits.triangle]
     place = canvas.place(hits.pixel, hits.inverse_depth)
     view = canvas.view(place)
     covered = canvas.image(hits.pixel, np.ones(len(kind), np.float32))
     depth = canvas.image(hits.pixel, 1 / hits.inverse_depth)
-    cavity = render_shade.hollow(depth, covered, canvas.unit).ravel()[hits.pixel]
+    cavity = render_shade.hollow(depth, covered, canvas.scale).ravel()[hits.pixel]
     part = np.full(len(kind), BODY, np.uint8)
     colour = np.zeros((len(kind), 3), np.float32)
     shine = np.zeros(len(kind), np.float32)
@@ -117,9 +125,9 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     colour[skin] = _look_up(person.skin, x, y)
     relief = canvas.image(hits.pixel[skin], _look_up(person.relief, x, y))
     bump = np.stack([np.gradient(relief, axis=1), -np.gradient(relief, axis=0)], -1).reshape(-1, 2)[hits.pixel[skin]]
-    bump = np.clip(bump * canvas.unit, -0.35, 0.35)
+    bump = np.clip(bump * canvas.scale, -0.35, 0.35)
     normal[skin, :2] -= bump
-    normal[skin] /= np.linalg.norm(normal[skin], axis=1, keepdims=True) + 1e-6
+    normal[skin] = unit(normal[skin])
     scalp = _look_up(person.scalp, x, y)
     lips = (np.abs(rest[skin, 0]) < 2.7) & (np.abs(rest[skin, 1] + 3.4) < 1.1) & (rest[skin, 2] > 9.8)
     shine[skin] = np.where(lips, 0.055, 0.03) * (1 - scalp)
@@ -133,7 +141,7 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     shine[mouth], part[mouth] = 0.03, MOUTH
     eye = kind == EYES
     local = interpolate(hits.only(np.flatnonzero(eye)), studio.triangles, studio.model.eye_local)
-    colour[eye] = paint_eye(local / (np.linalg.norm(local, axis=1, keepdims=True) + 1e-6), person.look, act.pupil, person.seed)
+    colour[eye] = paint_eye(unit(local), person.look, act.pupil, person.seed)
     part[eye] = EYE
     cloth = kind == CLOTH
     knit = np.sin(rest[cloth, 1] * 9) * np.sin(np.arctan2(rest[cloth, 0], rest[cloth, 2] + 1.5) * 130)
@@ -142,11 +150,12 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     lit = shadow.visible(place + 0.12 * normal, 0.12)
     arriving = render_shade.diffuse(normal, lit, cavity, light)
     under = (kind == SKIN).astype(np.float32)
-    spread = render_shade.scatter(canvas.image(hits.pixel, arriving), canvas.image(hits.pixel, under), canvas.unit)
+    spread = render_shade.scatter(canvas.image(hits.pixel, arriving), canvas.image(hits.pixel, under), canvas.scale)
     arriving = np.where(under[:, None] > 0, spread.reshape(-1, 3)[hits.pixel], arriving)
     out = colour * arriving
-    out += (shine * cavity)[:, None] * render_shade.gloss(normal, view, lit, light, 18.0)
-    wet = eye | mouth
+    bare = np.flatnonzero(shine > 1e-3)
+    out[bare] += (shine * cavity)[bare, None] * render_shade.gloss(normal[bare], view[bare], lit[bare], light, 18.0)
+    wet = np.flatnonzero(eye | mouth)
     out[wet] += 0.05 * render_shade.gloss(normal[wet], view[wet], lit[wet], light, 420.0)
     canvas.colour[hits.pixel], canvas.parts[hits.pixel], canvas.inverse[hits.pixel] = out, part, hits.inverse_depth
 
@@ -168,7 +177,7 @@ def _strands(canvas: _Canvas, strands: Strands, base: Floats, cover: float, shad
     low = np.minimum(along.astype(int), count - 2)
     part = (along - low)[:, None]
     start, end = strands.nodes[curve, low], strands.nodes[curve, low + 1]
-    tangent = (end - start) / (np.linalg.norm(end - start, axis=1, keepdims=True) + 1e-6)
+    tangent = unit(end - start)
     place = start + part * (end - start)
     depth = strands.depth[curve, low] * (1 - part[:, 0]) + strands.depth[curve, low + 1] * part[:, 0]
     colour = base * strands.tone[curve][:, None]
@@ -180,21 +189,30 @@ def _strands(canvas: _Canvas, strands: Strands, base: Floats, cover: float, shad
 
 
 def _finish(
-    canvas: _Canvas, person: Person, moment: Moment, camera: Camera, s: int, backdrop: Floats, exposure: float
+    canvas: _Canvas,
+    person: Person,
+    moment: Moment,
+    window: tuple[int, int, int, int],
+    s: int,
+    backdrop: Floats,
+    exposure: float,
 ) -> Picture:
     """Average the fine pixels over the backdrop; label landmarks."""
-    height, width = canvas.size[0] // s, canvas.size[1] // s
-    covered = (canvas.inverse > 0).astype(np.float32)
+    left, top, right, bottom = window
+    to, inside = (right - left, bottom - top), (slice(top, bottom), slice(left, right))
+    covered = (canvas.inverse > 0).astype(np.float32).reshape(canvas.size)
     shown = render_shade.tone(canvas.colour, exposure).reshape(*canvas.size, 3)
-    alpha = cv2.resize(covered.reshape(canvas.size), (width, height), interpolation=cv2.INTER_AREA)
-    person_rgb = cv2.resize(shown, (width, height), interpolation=cv2.INTER_AREA)
-    rgb = person_rgb + (1 - alpha)[..., None] * render_shade.tone(backdrop, exposure)
-    parts = canvas.parts.reshape(canvas.size)[s // 2 :: s, s // 2 :: s]
+    rgb = render_shade.tone(backdrop.reshape(-1, 3), exposure).reshape(backdrop.shape)
+    alpha, parts = np.zeros(backdrop.shape[:2], np.float32), np.zeros(backdrop.shape[:2], np.uint8)
+    alpha[inside] = cv2.resize(covered, to, interpolation=cv2.INTER_AREA)
+    parts[inside] = canvas.parts.reshape(canvas.size)[s // 2 :: s, s // 2 :: s]
+    rgb[inside] = (1 - alpha[inside])[..., None] * rgb[inside] + cv2.resize(shown, to, interpolation=cv2.INTER_AREA)
+
     vertex = person.studio.model.landmarks
-    points = camera.project(moment.points[vertex])
-    x = np.clip(np.round(points[:, 0]).astype(int), 0, width - 1)
-    y = np.clip(np.round(points[:, 1]).astype(int), 0, height - 1)
-    front = canvas.inverse.reshape(canvas.size)[y * s + s // 2, x * s + s // 2]
-    behind = 1 / points[:, 2] - 1 / np.maximum(front, 1e-6) > 0.6
-    away = (moment.normal[vertex] * canvas.view(moment.points[vertex])).sum(1) < -0.1
-    return Picture(render_shade.encode(rgb), np.ascontiguousarray(parts), alpha, points[:, :2].copy(), behind | away)
+    screen = canvas.camera.project(moment.points[vertex])
+    x, y = (np.clip(np.rint(screen[:, k]).astype(int), 0, canvas.size[1 - k] - 1) for k in (0, 1))
+    front = canvas.inverse.reshape(canvas.size)[y, x]
+    behind = 1 / screen[:, 2] - 1 / np.maximum(front, 1e-6) > 0.6
+    away = np.einsum("nc,nc->n", moment.normal[vertex], canvas.view(moment.points[vertex])) < -0.1
+    landmarks = (screen[:, :2] + 0.5) / s - 0.5 + np.array([left, top], np.float32)
+    return Picture(render_shade.encode(rgb), parts, alpha, landmarks.astype(np.float32), behind | away)

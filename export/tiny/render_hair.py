@@ -32,8 +32,8 @@ class HairStyle:
     volume: float = 1.0
     wave: float = 1.0
     short: bool = False
-    strands: int = 14000
-    nodes: int = 24
+    strands: int = 11000
+    nodes: int = 18
 
 
 @dataclass(frozen=True, slots=True)

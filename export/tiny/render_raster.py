@@ -140,27 +140,29 @@ def splat(
     """
     height, width = size
     count = screen.shape[1]
-    length = np.linalg.norm(np.diff(screen[..., :2], axis=1), axis=2).sum(1)
+    run = np.diff(screen[..., :2], axis=1)
+    length = np.hypot(run[..., 0], run[..., 1]).sum(1)
     order = np.argsort(length)
-    pixels, curves, along, near = [], [], [], []
+    best = behind.copy()
+    curve, along = np.full(height * width, -1, np.int32), np.zeros(height * width, np.float32)
     for group in np.array_split(order, max(1, len(order) // 1500)):
         steps = int(min(4000, max(2, np.ceil(length[group].max() / spacing) + 1)))
         at = np.linspace(0, count - 1.0001, steps, dtype=np.float32)
         low = at.astype(int)
         weight = np.zeros((steps, count), np.float32)
         weight[np.arange(steps), low], weight[np.arange(steps), low + 1] = 1 - (at - low), at - low
-        points = np.matmul(weight, screen[group]).reshape(-1, 3)
-        x, y = np.rint(points[:, 0]).astype(np.int64), np.rint(points[:, 1]).astype(np.int64)
-        row = np.flatnonzero((x >= 0) & (y >= 0) & (x < width) & (y < height))
-        pixel = y[row] * width + x[row]
-        shown = points[row, 2] > behind[pixel]
-        row, pixel = row[shown], pixel[shown]
-        best = nearest(pixel, points[row, 2], height * width) if len(row) else row
-        row = row[best]
-        pixels.append(pixel[best])
-        curves.append(group[row // steps])
-        along.append(at[row % steps])
-        near.append(points[row, 2])
-    pixel, inverse = np.concatenate(pixels), np.concatenate(near)
-    best = nearest(pixel, inverse, height * width)
-    return pixel[best], np.concatenate(curves)[best], np.concatenate(along)[best], inverse[best]
+        x, y, near = (np.matmul(screen[group, :, k], weight.T).ravel() for k in range(3))
+        inside = (x > -0.5) & (y > -0.5) & (x < width - 0.5) & (y < height - 0.5)
+        row = np.flatnonzero(inside)
+        pixel = np.rint(y[row]).astype(np.int64) * width + np.rint(x[row]).astype(np.int64)
+        while len(row):
+            nearer = near[row] > best[pixel]
+            row, pixel = row[nearer], pixel[nearer]
+            best[pixel], curve[pixel], along[pixel] = near[row], group[row // steps], at[row % steps]
+    won = np.flatnonzero(curve >= 0)
+    return won, curve[won].astype(np.int64), along[won], best[won]
+
+
+def unit(vectors: Floats) -> Floats:
+    """Vectors (N, 3) at length one; zero stays zero."""
+    return np.asarray(vectors / np.sqrt(np.einsum("nc,nc->n", vectors, vectors) + 1e-12)[:, None], np.float32)

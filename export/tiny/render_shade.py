@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.export.tiny.render_raster import nearest
+from mien.export.tiny.render_raster import nearest, unit
 
 Floats = NDArray[np.float32]
 Colour = tuple[float, float, float]
@@ -59,7 +59,7 @@ class Shadow:
         """Share (N,) of the light that reaches the points; soft: radius of the penumbra in texels, bias in model units."""
         pixel, depth = self._place(points)
         lit = np.zeros(len(points), np.float32)
-        taps = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        taps = [(0, 0), (-1, -0.6), (0.6, -1), (1, 0.6), (-0.6, 1)]
         for dx, dy in taps:
             x, y = ((pixel[:, k] + soft * d).astype(np.int32) for k, d in ((0, dx), (1, dy)))
             outside = (x < 0) | (y < 0) | (x >= _SHADOW) | (y >= _SHADOW)
@@ -68,19 +68,17 @@ class Shadow:
         return lit / len(taps)
 
 
-def hollow(depth: Floats, covered: Floats, unit: float) -> Floats:
-    """Light (H, W) that reaches into cavities, 0..1, from how far a pixel lies behind its surroundings; unit: pixels per model unit."""
-    small = 0.5
-    d = cv2.resize(depth * covered, None, fx=small, fy=small, interpolation=cv2.INTER_AREA)
-    m = cv2.resize(covered, None, fx=small, fy=small, interpolation=cv2.INTER_AREA)
-    own = d / np.maximum(m, 1e-3)
-    dark = np.zeros_like(d)
-    for radius, strength in ((0.22, 0.9), (0.9, 0.3)):
-        sigma = max(0.6, radius * unit * small)
+def hollow(depth: Floats, covered: Floats, scale: float) -> Floats:
+    """Light (H, W) that reaches into cavities, 0..1, from how far a pixel lies behind its surroundings; scale: pixels per model unit."""
+    dark = np.zeros_like(depth)
+    for radius, strength, shrink in ((0.22, 0.9, 2), (0.9, 0.3, 4)):
+        to = (max(1, depth.shape[1] // shrink), max(1, depth.shape[0] // shrink))
+        d, m = (cv2.resize(a, to, interpolation=cv2.INTER_AREA) for a in (depth * covered, covered))
+        sigma = max(0.6, radius * scale / shrink)
         mean = cv2.GaussianBlur(d, (0, 0), sigma) / np.maximum(cv2.GaussianBlur(m, (0, 0), sigma), 1e-3)
-        dark += strength * np.clip(own - mean - 0.03, 0, 1.5)
-    out = cv2.resize(np.exp(-dark), depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(out, np.float32)
+        behind = strength * np.clip(d / np.maximum(m, 1e-3) - mean - 0.03, 0, 1.5)
+        dark += cv2.resize(behind, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.exp(-dark), np.float32)
 
 
 def diffuse(normal: Floats, lit: Floats, cavity: Floats, light: Light, wrap: float = 0.0) -> Floats:
@@ -97,23 +95,22 @@ def diffuse(normal: Floats, lit: Floats, cavity: Floats, light: Light, wrap: flo
 def gloss(normal: Floats, view: Floats, lit: Floats, light: Light, power: float) -> Floats:
     """Specular light (N, 3) of a smooth surface, before its reflectance; power: Blinn exponent."""
     out = np.zeros_like(normal)
-    facing = np.clip((normal * view).sum(1), 0, 1)
+    facing = np.clip(np.einsum("nc,nc->n", normal, view), 0, 1)
     fresnel = 1 + 6 * (1 - facing) ** 4
     for name, colour, seen in (("key_from", light.key, lit), ("fill_from", light.fill, 1.0), ("rim_from", light.rim, 1.0)):
-        half = light.unit(name) + view
-        half = half / (np.linalg.norm(half, axis=1, keepdims=True) + 1e-6)
-        lobe = np.clip((normal * half).sum(1), 0, 1) ** power * (power + 2) / 8
+        half = unit(light.unit(name) + view)
+        lobe = cv2.pow(np.clip(np.einsum("nc,nc->n", normal, half), 0, 1), power).ravel() * np.float32((power + 2) / 8)
         lobe = lobe * np.clip(normal @ light.unit(name) * 4, 0, 1) * seen * fresnel
         out += lobe[:, None] * np.array(colour, np.float32)
     return out
 
 
-def scatter(light: Floats, skin: Floats, unit: float) -> Floats:
-    """Skin: light (H, W, 3) spread below the surface, red widest; skin (H, W) 0/1 says where; unit: pixels per model unit."""
+def scatter(light: Floats, skin: Floats, scale: float) -> Floats:
+    """Skin: light (H, W, 3) spread below the surface, red widest; skin (H, W) 0/1 says where; scale: pixels per model unit."""
     size = (max(1, light.shape[1] // 2), max(1, light.shape[0] // 2))
     half, share = (cv2.resize(a, size, interpolation=cv2.INTER_AREA) for a in (light * skin[..., None], skin))
     for channel, radius in ((0, 0.30), (1, 0.13), (2, 0.08)):
-        sigma = max(0.3, radius * unit / 2)
+        sigma = max(0.3, radius * scale / 2)
         weight = np.maximum(cv2.GaussianBlur(share, (0, 0), sigma), 1e-3)
         half[..., channel] = cv2.GaussianBlur(half[..., channel].copy(), (0, 0), sigma) / weight
     spread = cv2.resize(half, light.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -127,10 +124,8 @@ def hair_light(tangent: Floats, view: Floats, lit: Floats, inner: Floats, colour
         toward = light.unit(name)
         along = tangent @ toward
         across = np.sqrt(np.clip(1 - along**2, 0, 1))
-        half = toward + view
-        half = half / (np.linalg.norm(half, axis=1, keepdims=True) + 1e-6)
-        shine = np.clip(1 - ((tangent * half).sum(1) + 0.08) ** 2, 0, 1)
-        glow = np.clip(1 - ((tangent * half).sum(1) - 0.12) ** 2, 0, 1)
+        tilt = np.einsum("nc,nc->n", tangent, unit(toward + view))
+        shine, glow = np.clip(1 - (tilt + 0.08) ** 2, 0, 1), np.clip(1 - (tilt - 0.12) ** 2, 0, 1)
         amount = (0.5 * across * seen)[:, None] * colour + ((0.035 * shine**60) * seen)[:, None]
         amount = amount + ((0.5 * glow**18) * seen)[:, None] * colour
         out = out + amount * np.array(source, np.float32)
@@ -138,10 +133,11 @@ def hair_light(tangent: Floats, view: Floats, lit: Floats, inner: Floats, colour
 
 
 def tone(colour: Floats, exposure: float = 1.0) -> Floats:
-    """Linear RGB to sRGB-like 0..1 with a soft shoulder above 0.6."""
+    """Linear RGB (N, 3) to sRGB-like 0..1 with a soft shoulder above 0.6."""
     x = np.maximum(colour * np.float32(exposure), 0)
-    x = np.where(x > 0.6, 0.6 + 0.4 * (1 - np.exp(-(x - 0.6) / 0.4)), x)
-    return np.asarray(x ** np.float32(1 / 2.2), np.float32)
+    bright = x > 0.6
+    x[bright] = 0.6 + 0.4 * (1 - np.exp(-(x[bright] - 0.6) / 0.4))
+    return np.asarray(cv2.pow(x, 1 / 2.2), np.float32)
 
 
 def encode(shown: Floats) -> NDArray[np.uint8]:

@@ -101,7 +101,7 @@ def draw_light(rng: np.random.Generator) -> Light:
     """A key from anywhere in front, warm or cold, hard or flat."""
     side, up = np.radians(rng.uniform(-80, 80)), np.radians(rng.uniform(-10, 65))
     warm = np.array([1 + 0.18 * (w := float(rng.normal(0, 0.6))), 1.0, 1 - 0.2 * w])
-    key, around = warm * rng.uniform(0.5, 1.8), warm[::-1] * rng.uniform(0.18, 0.6)
+    key, around = warm * rng.uniform(0.5, 1.5), warm[::-1] * rng.uniform(0.18, 0.6)
 
     def triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
         return float(max(0, values[0])), float(max(0, values[1])), float(max(0, values[2]))
@@ -156,7 +156,7 @@ def draw(person: Person, rng: np.random.Generator) -> tuple[Picture, Act]:
     tone = (rng.uniform(0.02, 0.5) * np.exp(rng.normal(0, 0.25, 3))).astype(np.float32)
     backdrop = room((SIDE, SIDE), tone, int(rng.integers(1 << 30)), float(rng.uniform(0.002, 0.04)))
     camera = portrait(unit, eyes, float(rng.uniform(55, 130)))
-    picture = render(person, act, camera, (SIDE, SIDE), draw_light(rng), backdrop, exposure=float(rng.uniform(0.75, 1.3)))
+    picture = render(person, act, camera, (SIDE, SIDE), draw_light(rng), backdrop, exposure=float(rng.uniform(0.75, 1.15)))
     if rng.random() < 0.2:
         picture = cover(picture, rng, person.look.skin)
     rgb = picture.rgb.astype(np.float32)

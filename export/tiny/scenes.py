@@ -68,7 +68,10 @@ def _label(data: Path, runs: Path, split: str, cache: Path) -> None:
         keep("pose", rgb, np.ascontiguousarray(people[i]), box_of(padded))
     cache.parent.mkdir(parents=True, exist_ok=True)
     np.savez(cache, **{k: np.stack(v) for k, v in kept.items()})
-    print(f"detector: {split}: YuNet boxes on {len(kept['tile_box'])} tiles and {len(kept['pose_box'])} warped heads", flush=True)
+    print(
+        f"detector: {split}: YuNet boxes on {len(kept['tile_box'])} tiles and {len(kept['pose_box'])} warped heads",
+        flush=True,
+    )
 
 
 def turned_box(box: Array, matrix: Array) -> Array:
@@ -102,13 +105,25 @@ def skull(size: int, rng: np.random.Generator) -> tuple[Array, Array]:
     dark, pale = (pale, dark) if rng.random() < 0.25 else (dark, pale)
     picture, mask = np.full((size, size), pale, np.float32), np.zeros((size, size), np.float32)
     c = size // 2
-    cv2.ellipse(mask, (c, int(c * 0.95)), (int(size * rng.uniform(0.3, 0.42)), int(size * 0.45)), 0, 0, 360, 1.0, -1, cv2.LINE_AA)
+    cv2.ellipse(
+        mask,
+        (c, int(c * 0.95)),
+        (int(size * rng.uniform(0.3, 0.42)), int(size * 0.45)),
+        0,
+        0,
+        360,
+        1.0,
+        -1,
+        cv2.LINE_AA,
+    )
     for side in (-1, 1):
         eye = (int(c + side * size * 0.15), int(size * rng.uniform(0.36, 0.46)))
         axes = (max(1, int(size * rng.uniform(0.05, 0.13))), max(1, int(size * rng.uniform(0.05, 0.13))))
         cv2.ellipse(picture, eye, axes, float(rng.uniform(-30, 30)), 0, 360, dark, -1, cv2.LINE_AA)
     if rng.random() < 0.8:
-        nose = np.array([[c, size * 0.52], [c - size * 0.05, size * 0.62], [c + size * 0.05, size * 0.62]]).astype(np.int32)
+        nose = np.array([[c, size * 0.52], [c - size * 0.05, size * 0.62], [c + size * 0.05, size * 0.62]]).astype(
+            np.int32
+        )
         cv2.fillConvexPoly(picture, nose, dark, cv2.LINE_AA)
     for k in range(int(rng.integers(0, 7))):
         x = int(c + (k - 3) * size * 0.06)
@@ -137,10 +152,14 @@ class Composer:
         alpha = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR).astype(np.float32) * (1 / 255)
         return (scene + (over.astype(np.float32) - scene) * alpha).astype(np.uint8)
 
-    def _matrix(self, box: Array, width_px: float, at: Array, rng: np.random.Generator, turn_deg: float = 30.0) -> Array:
+    def _matrix(
+        self, box: Array, width_px: float, at: Array, rng: np.random.Generator, turn_deg: float = 30.0
+    ) -> Array:
         k = width_px / box[2]
         t = np.deg2rad(np.clip(rng.normal(0, turn_deg / 2.5), -turn_deg, turn_deg))
-        rotation = np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]]) * k * np.exp(rng.normal(0, 0.04, 2))[:, None]
+        rotation = (
+            np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]]) * k * np.exp(rng.normal(0, 0.04, 2))[:, None]
+        )
         if rng.random() < 0.5:
             rotation = rotation @ np.diag([-1.0, 1.0])
         centre = box[:2] + box[2:] / 2 - 0.5
@@ -181,7 +200,9 @@ class Composer:
     def scene(self, height: int, width: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
         """Luma (height, width) uint8, face boxes (N, 4) x0, y0, x1, y1, and which of them count (N,) bool."""
         heavy = rng.random() < 0.45
-        scene = self._clutter(self._backdrop(height, width, rng), int(rng.integers(2, 7) if heavy else rng.integers(0, 3)), rng)
+        scene = self._clutter(
+            self._backdrop(height, width, rng), int(rng.integers(2, 7) if heavy else rng.integers(0, 3)), rng
+        )
         count = int(rng.integers(0, 3)) if heavy else int(rng.choice([1, 1, 2, 3, 5, 8]))
         boxes: list[Array] = []
         shown: list[float] = []
@@ -205,7 +226,9 @@ class Composer:
             boxes.append(box)
             if rng.random() < 0.25:
                 spot = rng.uniform(box[:2], box[2:])
-                cover, tone, _ = augment.occluder(scene.shape, spot, size * float(rng.uniform(0.15, 0.5)), np.full(3, 140.0), rng)
+                cover, tone, _ = augment.occluder(
+                    scene.shape, spot, size * float(rng.uniform(0.15, 0.5)), np.full(3, 140.0), rng
+                )
                 scene = augment.paste(scene, cover, np.asarray(tone), rng)
                 x0, y0, x1, y1 = np.clip(box, 0, [width, height] * 2).astype(int)
                 shown[-1] -= float(cover[y0:y1, x0:x1].mean()) if x1 > x0 and y1 > y0 else 1.0

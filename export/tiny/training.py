@@ -30,7 +30,9 @@ EMA = 0.998
 class _Prefetch:
     """Batches made ahead by threads; batch `step` depends on (seed, step) alone, so a resumed run sees the same ones."""
 
-    def __init__(self, make: Callable[[np.random.Generator], dict[str, Array]], seed: int, first: int, workers: int) -> None:
+    def __init__(
+        self, make: Callable[[np.random.Generator], dict[str, Array]], seed: int, first: int, workers: int
+    ) -> None:
         self._make, self._seed, self._next, self._lock = make, seed, first, threading.Lock()
         self._ready: dict[int, Batch] = {}
         self._free, self._filled = threading.Semaphore(4), threading.Condition()
@@ -78,7 +80,7 @@ def train(
     args: Arguments,
     *,
     learning_rate: float = 2e-3,
-    validate_every_s: float = 180.0,
+    validate_every_s: float = 240.0,
 ) -> nn.Module:
     """Train `build(**kwargs, norm=True)` for `args.minutes`, all runs of it together; returns the plain module with averaged weights.
 

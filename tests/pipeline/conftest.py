@@ -16,6 +16,12 @@ from av.stream import Disposition
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".ts": "mpegts", ".avi": "avi", ".m4a": "ipod"}
 
 
+_FAST = {
+    "libx264": {"bf": "0", "preset": "ultrafast"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"},
+}
+
+
 @dataclass
 class Clip:
     """What a test may ask for. times: (pts, duration) of each frame in `time_base`."""
@@ -39,6 +45,7 @@ class Clip:
             video = out.add_stream(self.codec, rate=Fraction(25), options=self._options())
             video.width, video.height, video.pix_fmt = *self.size, self.pix_fmt
             video.codec_context.time_base = video.time_base = self.time_base
+            video.codec_context.thread_count = 1
             if self.rotation:
                 video.set_display_rotation(self.rotation)
             if self.color is not None:
@@ -64,7 +71,7 @@ class Clip:
         return self.path
 
     def _options(self) -> dict[str, str]:
-        return self.options if self.options is not None else ({"bf": "0"} if self.codec == "libx264" else {})
+        return self.options if self.options is not None else dict(_FAST.get(self.codec, {}))
 
     def _picture(self, number: int) -> av.VideoFrame:
         width, height = self.size
