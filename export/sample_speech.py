@@ -70,7 +70,20 @@ def speak(text: str, pace: float, seed: int, lead: float = 0.35) -> Spoken:
     """Lay phonemes out in time. text: names separated by blanks, "-" a pause; pace: seconds of a full vowel; lead: silence before."""
     rng = np.random.default_rng(seed)
     names = ("-", *text.split(), "-")
-    long = {"-": 2.0, "b": 0.7, "p": 0.8, "d": 0.55, "g": 0.6, "l": 0.65, "r": 0.65, "n": 0.65, "y": 0.5, "w": 0.7, "h": 0.6, "z": 0.75}
+    long = {
+        "-": 2.0,
+        "b": 0.7,
+        "p": 0.8,
+        "d": 0.55,
+        "g": 0.6,
+        "l": 0.65,
+        "r": 0.65,
+        "n": 0.65,
+        "y": 0.5,
+        "w": 0.7,
+        "h": 0.6,
+        "z": 0.75,
+    }
     spans = [pace * long.get(n, 1.0) * float(rng.uniform(0.85, 1.2)) for n in names]
     spans[0] = lead
     return Spoken(names, np.concatenate([[0.0], np.cumsum(spans)]))

@@ -137,15 +137,14 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return _fail(*_words(error))
+        return _fail(*_words(error, options))
 
 
-def _words(error: Exception) -> tuple[str, int]:
+def _words(error: Exception, options: Sequence[str]) -> tuple[str, int]:
     if isinstance(error, MienError):
         return str(error), error.exit_code
     if isinstance(error, _UsageError):
-        text = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
-        return f"{text}: see mien --help" if "did you mean" not in text.lower() else text, 2
+        return _usage(error, options), 2
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "mien":
         return f"{error.name} is not installed: pip install 'mien[cpu]'", 3
     if isinstance(error, OSError):
@@ -154,6 +153,17 @@ def _words(error: Exception) -> tuple[str, int]:
     if isinstance(error, MemoryError):
         return "out of memory: use a smaller picture or fewer threads", 4
     return f"unexpected {type(error).__name__}: {error}: this is a fault of mien, --debug shows where", 4
+
+
+def _usage(error: Any, options: Sequence[str]) -> str:
+    """What is wrong with the command line, with the value that was given where an option has a wrong one."""
+    text = str(error.format_message()).rstrip(".")
+    for name in getattr(getattr(error, "param", None), "opts", ()):
+        for word, following in zip(options, [*options[1:], ""], strict=True):
+            value = following if word == name else word.removeprefix(f"{name}=")
+            if word == name or value != word:
+                text = f"{name} is {value!r}: {text.partition(': ')[2] or text}"
+    return text if "did you mean" in text.lower() else f"{text}: see mien --help"
 
 
 def _fail(message: str, code: int) -> int:

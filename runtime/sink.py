@@ -86,6 +86,7 @@ class VideoWriter:
         self.path = check_video_output(out, info, codec, crf, preset, overwrite=overwrite)
         self.notes: list[str] = []
         self.frames = 0
+        self._moved = 0
         self._info = info
         self._suffix = self.path.suffix.lower()
         self._stores_dts_steps = FORMATS[self._suffix] in ("mp4", "mov")
@@ -203,7 +204,7 @@ class VideoWriter:
         else:
             pts = frame.pts + shift
         if last is not None and pts <= last:
-            self.notes.append(f"frame {frame.index} came at or before the one in front of it and was moved by a tick")
+            self._moved += 1
             pts = last + 1
         self._last_pts = pts
         return pts
@@ -257,6 +258,10 @@ class VideoWriter:
                 self._copy.advance(None, self._shift_s or Fraction(0))
                 self._copy.close()
                 self.notes += self._copy.notes
+            if self._moved:
+                self.notes.append(
+                    f"{self._moved} frames came at or before the one in front of them and were moved by a tick"
+                )
             self._output.close()
             self._closed = True
             self._part.commit()

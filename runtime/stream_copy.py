@@ -1,4 +1,4 @@
-"""Copies a file's audio and subtitle streams into a result packet by packet, bit for bit, in step with its video."""
+"""Copies a file's audio and subtitles into a result packet by packet, bit for bit, in step with its video; title and chapters too."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from av.stream import Stream
 from mien.engine.errors import MediaError
 from mien.runtime.demux import open_input, packets_of
 from mien.runtime.video_info import VideoInfo, exact_s
+
+_OF_THE_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
+"""Container metadata that tells of the old file, not of what is in it."""
 
 
 def check_copy(path: str, info: VideoInfo, container: str, suffix: str) -> None:
@@ -51,6 +54,10 @@ class StreamCopy:
         self._packets: Iterator[av.Packet[Any]] = packets_of(self._input, wanted) if wanted else iter(())
 
     def _add_streams(self, suffix: str) -> None:
+        about = {key: value for key, value in self._input.metadata.items() if key.lower() not in _OF_THE_FILE}
+        self._output.metadata.update(about)
+        if self._start_s is None and self._stop_s is None:
+            self._output.set_chapters(self._input.chapters())
         videos = 0
         for stream in self._input.streams:
             kind = str(stream.type)

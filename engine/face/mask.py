@@ -137,8 +137,8 @@ class FaceMasks:
         return np.asarray(self._p[FACE] * (1.0 - holes), np.float32)
 
     def _lower_face(self) -> Array:
-        top = self._points[[1, 15]] + 0.1 * self._down
-        lower = np.concatenate([self._points[2:15], top, self._points[[33]]])
+        below_eyes = self._points[[40, 41, 46, 47]] + 0.3 * self._down
+        lower = np.concatenate([self._points[2:15], below_eyes, self._points[[33]]])
         return np.asarray(polygon(lower, 0.05 * self._unit) * self._p[FACE], np.float32)
 
     def _glasses(self) -> Array:

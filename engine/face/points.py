@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 # A landmark crop's side over the points' larger extent, as the landmark network was trained.
 CROP_SIDE = 1.6
 # The tight box of a detector over the box of the 68 points: forehead and ears, in heights and widths of the latter.
-FOREHEAD, EARS = 0.17, 0.0
+FOREHEAD, EARS = 0.29, 0.0
 
 
 def eye_centres(points: Array) -> tuple[Array, Array]:

@@ -48,7 +48,7 @@ class OneEuro:
     each frame's jitter. min_cutoff, speed_cutoff: cycles per frame. beta: cycles per unit.
     """
 
-    def __init__(self, min_cutoff: float, beta: float, speed_cutoff: float = 0.3) -> None:
+    def __init__(self, min_cutoff: float, beta: float, speed_cutoff: float = 0.1) -> None:
         self._min_cutoff, self._beta, self._speed_cutoff = min_cutoff, beta, speed_cutoff
         self.reset()
 

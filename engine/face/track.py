@@ -192,8 +192,11 @@ class Tracker:
         angle = upright_angle(frame)
         boxes = [d.box for _, d in lost] + [d.box for d in fresh]
         with self._clock("landmarks"):
-            answers = self._landmarker(frame, [box_crop(box, CROP_PX, angle) for box in boxes])
-            answers = self._landmarker(frame, [landmark_crop(points, CROP_PX) for points, _ in answers])
+            affines = [box_crop(box, CROP_PX, angle) for box in boxes]
+            for k, (points, _) in enumerate(self._landmarker(frame, affines)):
+                if plausible(points, points, frame):
+                    affines[k] = landmark_crop(points, CROP_PX)
+            answers = self._landmarker(frame, affines)
         for (track, _), (points, presence) in zip(lost, answers, strict=False):
             if presence >= self._options.presence_new and plausible(points, points, frame):
                 self._place(track, frame, points, presence)

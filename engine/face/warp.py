@@ -17,7 +17,7 @@ from mien.engine.manifest import LandmarkShift
 from mien.engine.types import Array
 
 GRID = 64
-ITERATIONS = 3
+ITERATIONS = 5
 # A motion runs so much less far at a negative strength: corners of a mouth that may rise by a tenth of the eyes'
 # distance look grotesque when they fall as far.
 BACKWARDS = 0.6

@@ -46,10 +46,12 @@ class DetectorNetwork(nn.Module):
         self.to_8 = Unit(c, b, kernel=1, norm=norm, relu=False)
         self.join_8 = Unit(b, b, norm=norm)
         self.heads = nn.ModuleList(nn.Sequential(Unit(n, 40, norm=norm), nn.Conv2d(40, 5, 1)) for n in (b, c, d))
-        for head in self.heads:
-            nn.init.normal_(head[1].weight, std=0.01)  # type: ignore[index, arg-type]
+        for head in self.heads.children():
+            last = list(head.children())[-1]
+            assert isinstance(last, nn.Conv2d) and last.bias is not None
+            nn.init.normal_(last.weight, std=0.01)
             with torch.no_grad():
-                head[1].bias.copy_(torch.tensor([-4.0, 0.7, 0.7, 0.7, 0.7]))  # type: ignore[index, union-attr, operator]
+                last.bias.copy_(torch.tensor([-4.0, 0.7, 0.7, 0.7, 0.7]))  # faces are rare; a box reaches two cells
 
     def maps(self, luma: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Score logits (B, 1, H/s, W/s) and log distances (B, 4, H/s, W/s) for every stride."""

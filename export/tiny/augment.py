@@ -75,7 +75,7 @@ def degrade(picture: Array, rng: Rng) -> Array:
     if rng.random() < 0.3:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 80))]
         _, code = cv2.imencode(".jpg", picture, quality)
-        picture = cv2.imdecode(code, cv2.IMREAD_UNCHANGED)
+        picture = np.asarray(cv2.imdecode(code, cv2.IMREAD_UNCHANGED), np.uint8)
     return picture
 
 
@@ -118,18 +118,21 @@ def texture(height: int, width: int, rng: Rng, channels: int = 3) -> Array:
             cv2.putText(
                 picture, "".join(chr(c) for c in rng.integers(65, 91, 5)), pa, 0, float(rng.uniform(0.4, 2)), shade, 2
             )
-    return picture if channels > 1 else picture.reshape(height, width)
+    return np.asarray(picture if channels > 1 else picture.reshape(height, width), np.uint8)
 
 
-def hand(shape: tuple[int, int], at: Array, size_px: float, rng: Rng) -> Array:
-    """Soft coverage (H, W) float32 of a hand-like shape: a palm, fingers, a forearm that leaves the picture."""
-    mask = np.zeros(shape, np.float32)
+def hand(shape: tuple[int, int], at: Array, size_px: float, rng: Rng) -> tuple[Array, Array]:
+    """Soft coverage (H, W) float32 of a hand-like shape, palm, fingers and a forearm that leaves the picture, and its relief in [0, 1]."""
+    mask, relief = np.zeros(shape, np.float32), np.ones(shape, np.float32)
     away = rng.uniform(0, 2 * np.pi) if rng.random() < 0.4 else rng.uniform(0.15, 0.85) * np.pi
     d = np.array([np.cos(away), np.sin(away)])  # from the palm to the elbow; mostly downwards
+    groove = float(rng.uniform(0.3, 0.95))
 
     def bar(a: Array, b: Array, thick: float) -> None:
         pa, pb = (int(a[0] * 8), int(a[1] * 8)), (int(b[0] * 8), int(b[1] * 8))
         cv2.line(mask, pa, pb, 1.0, max(1, int(thick)), cv2.LINE_AA, 3)
+        cv2.line(relief, pa, pb, groove, max(1, int(thick)), cv2.LINE_AA, 3)
+        cv2.line(relief, pa, pb, 1.0, max(1, int(thick * 0.72)), cv2.LINE_AA, 3)
 
     bar(at, at + d * size_px * 4, size_px * rng.uniform(0.45, 0.75))
     bar(at - d * size_px * 0.25, at + d * size_px * 0.3, size_px * 0.85)
@@ -139,28 +142,57 @@ def hand(shape: tuple[int, int], at: Array, size_px: float, rng: Rng) -> Array:
         f = np.array([np.cos(t), np.sin(t)])
         start = at - d * size_px * 0.3 + np.array([-d[1], d[0]]) * (i - 1.5) * size_px * 0.24
         bar(start, start + f * size_px * rng.uniform(0.5, 1.1), size_px * rng.uniform(0.2, 0.28))
-    return cv2.GaussianBlur(mask, (3, 3), 0)
+    return cv2.GaussianBlur(mask, (3, 3), 0), cv2.GaussianBlur(relief, (3, 3), 0)
 
 
-def paste(picture: Array, mask: Array, shade: Array, rng: Rng) -> Array:
-    """Lay a shaded colour over (H, W, C) or (H, W) uint8 where `mask` (H, W) float32 is set, with soft light across and a rim."""
+def paste(picture: Array, mask: Array, fill: Array, rng: Rng) -> Array:
+    """Lay a fill, (3,) or (H, W, 3), over (H, W, 3) or (H, W) uint8 where `mask` (H, W) float32 is set, with soft light and a rim."""
     height, width = mask.shape
     light = cv2.resize(rng.normal(1.0, 0.16, (4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     rim = cv2.GaussianBlur(mask, (0, 0), max(1.0, width / 50))
     light = light * (0.55 + 0.45 * rim)
     if picture.ndim == 2:
-        return np.clip(picture * (1 - mask) + mask * light * float(np.mean(shade)), 0, 255).astype(np.uint8)
-    full = light[..., None] * shade
-    return np.clip(picture * (1 - mask[..., None]) + mask[..., None] * full, 0, 255).astype(np.uint8)
+        out = picture * (1 - mask) + mask * light * fill.mean(-1)
+    else:
+        out = picture * (1 - mask[..., None]) + (mask * light)[..., None] * fill
+    return np.asarray(np.clip(out, 0, 255), np.uint8)
 
 
-def occluder(shape: tuple[int, int], at: Array, size_px: float, skin: Array, rng: Rng) -> tuple[Array, Array, str]:
-    """What covers a face: soft mask (H, W), colour (3,), and its class, "body" (hand) or "background" (thing)."""
-    if rng.random() < 0.55:
+def shadow(picture: Array, mask: Array, rng: Rng) -> Array:
+    """The picture darkened where something with this coverage throws a soft shadow a few pixels beside itself."""
+    moved = np.roll(mask, tuple(rng.integers(-6, 7, 2)), (0, 1))
+    dark = cv2.GaussianBlur(moved, (0, 0), 3.0) * rng.uniform(0, 0.5)
+    return np.asarray(picture * (1 - dark[..., None]), np.uint8)
+
+
+def swatch(other: Array, shape: tuple[int, int], share: float, rng: Rng) -> Array:
+    """A random square window of another picture (H, W, 3), `share` of its side, enlarged to (*shape, 3) float32."""
+    side = max(8, int(other.shape[0] * share))
+    x, y = rng.integers(0, [other.shape[1] - side + 1, other.shape[0] - side + 1])
+    return np.asarray(cv2.resize(other[y : y + side, x : x + side], shape[::-1]), np.float32)
+
+
+def occluder(
+    shape: tuple[int, int], at: Array, size_px: float, skin: Array, rng: Rng, other: Array | None = None
+) -> tuple[Array, Array, str]:
+    """What covers a face: soft mask (H, W), fill (3,) or (H, W, 3), and its class, "body" (hand) or "background" (thing).
+
+    other: a picture (H, W, 3) whose texture may be used; its middle shows skin.
+    """
+    if rng.random() < 0.6:
+        mask, relief = hand(shape, at, size_px, rng)
         tone = skin * np.exp(rng.normal(0, 0.12)) if rng.random() < 0.75 else rng.uniform([60, 35, 25], [250, 205, 180])
-        return hand(shape, at, size_px, rng), tone, "body"
+        fill = relief[..., None] * tone
+        if other is not None and rng.random() < 0.6:
+            edge = other.shape[0] * 2 // 5
+            grain = swatch(other[edge:-edge, edge:-edge], shape, float(rng.uniform(0.5, 1.0)), rng)
+            grain = grain.mean(-1, keepdims=True) / max(float(grain.mean()), 8.0)
+            fill = fill * np.clip(grain, 0.3, 1.7)
+        return mask, fill, "body"
     mask = np.zeros(shape, np.float32)
-    shade = rng.uniform(0, 60, 3) if rng.random() < 0.5 else rng.uniform(0, 255, 3)
+    fill = rng.uniform(0, 60, 3) if rng.random() < 0.5 else rng.uniform(0, 255, 3)
+    if other is not None and rng.random() < 0.4:
+        fill = swatch(other[: other.shape[0] // 4], shape, float(rng.uniform(0.5, 1.0)), rng)
     x, y = int(at[0]), int(at[1])
     pick = rng.random()
     if pick < 0.5:  # a microphone: a round head on a stick
@@ -175,4 +207,4 @@ def occluder(shape: tuple[int, int], at: Array, size_px: float, skin: Array, rng
             ((float(x), float(y)), tuple(size_px * rng.uniform(0.2, 1.6, 2)), float(rng.uniform(0, 180)))
         )
         cv2.fillConvexPoly(mask, box.astype(np.int32), 1.0, cv2.LINE_AA)
-    return mask, shade, "background"
+    return mask, fill, "background"

@@ -17,7 +17,8 @@ from mien.export.tiny import training
 from mien.export.tiny.scenes import Composer, collect
 from mien.export.tiny.stage import Arguments
 
-BATCH, SCENE_PX = 8, 320
+BATCH, VAL_PX = 8, 320
+SCENES_PX, SCENE_SHARES = ((192, 320), (256, 256), (384, 384)), (0.45, 0.43, 0.12)
 SIZES = {8: (0.0, 34.0), 16: (26.0, 88.0), 32: (68.0, 1e9)}  # sqrt(area) in px of the faces each stride answers for
 CENTRE, RIM = 0.22, 0.36  # of the box: cells nearer its middle are positive, those up to the rim are left out
 VAL_SCENES = 96
@@ -53,9 +54,10 @@ def targets(boxes: Array, counts: Array, height: int, width: int) -> dict[str, A
 def batch(composer: Composer, rng: np.random.Generator) -> dict[str, Array]:
     """BATCH scenes and their targets."""
     rows = []
+    height, width = SCENES_PX[int(rng.choice(len(SCENES_PX), p=SCENE_SHARES))]
     for _ in range(BATCH):
-        luma, boxes, counts = composer.scene(SCENE_PX, SCENE_PX, rng)
-        rows.append({"luma": luma} | targets(boxes, counts, SCENE_PX, SCENE_PX))
+        luma, boxes, counts = composer.scene(height, width, rng)
+        rows.append({"luma": luma} | targets(boxes, counts, height, width))
     return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
 
 
@@ -106,7 +108,7 @@ def validate(network: DetectorNetwork, composer: Composer, pictures_to: Path | N
     hits: dict[str, list[bool]] = {"8-16": [], "16-40": [], "40+": []}
     false, shown = 0, []
     for k in range(VAL_SCENES):
-        luma, boxes, counts = composer.scene(SCENE_PX, SCENE_PX, np.random.default_rng((99, k)))
+        luma, boxes, counts = composer.scene(VAL_PX, VAL_PX, np.random.default_rng((99, k)))
         found = find(network, luma)
         for box, count in zip(boxes, counts, strict=True):
             width = box[2] - box[0]

@@ -56,8 +56,9 @@ class Heads:
         if rng.random() < 0.35:
             at = points[int(rng.integers(68))] + rng.normal(0, 12, 2)
             skin = picture[tuple(np.clip(points[30].astype(int)[::-1], 0, INPUT_PX - 1))].astype(np.float64)
-            mask, shade, _ = augment.occluder((INPUT_PX, INPUT_PX), at, float(rng.uniform(8, 40)), skin, rng)
-            picture = augment.paste(picture, mask, shade, rng)
+            other = self.pictures[int(rng.integers(len(self.points)))]
+            mask, fill, _ = augment.occluder((INPUT_PX, INPUT_PX), at, float(rng.uniform(8, 40)), skin, rng, other)
+            picture = augment.paste(augment.shadow(picture, mask, rng), mask, fill, rng)
         if rng.random() < 0.5:
             picture, points = picture[:, ::-1], (points * [-1, 1] + [INPUT_PX - 1, 0])[MIRROR]
         picture = augment.colour(np.ascontiguousarray(picture), rng)

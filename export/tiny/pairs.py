@@ -119,7 +119,7 @@ def _make_sample(runs: Path, seed: int, job: tuple[int, int]) -> tuple[Array, ..
         _state = prepared, encoder.eval()
     prepared, encoder = _state
     tile, k = job
-    rng = np.random.default_rng([seed, tile, k])
+    rng = np.random.default_rng([seed, tile, max(k, 0)])
     rgb, mesh, hair, person = augment(prepared, tile, rng if k >= 0 else None)
     strengths = np.array([draw_strength(name, rng) if k >= 0 else 1.0 for name in EDITS], np.float32)
     pairs = [

@@ -59,25 +59,16 @@ class Heads:
             ring = augment.map_points(matrix, self.points[i])
             at = ring[int(rng.integers(468))] + rng.normal(0, 10, 2)
             skin = np.median(picture[masks[FACE] > 0.9], 0) if (masks[FACE] > 0.9).any() else np.full(3, 128.0)
-            cover, shade, kind = augment.occluder((INPUT_PX, INPUT_PX), at, float(rng.uniform(10, 42)), skin, rng)
-            picture = (
-                self._cover(picture, cover, shade, rng) if kind == "body" else augment.paste(picture, cover, shade, rng)
-            )
+            other = self.pictures[int(rng.integers(len(self.points)))]
+            size_px = float(rng.uniform(10, 42))
+            cover, fill, kind = augment.occluder((INPUT_PX, INPUT_PX), at, size_px, skin, rng, other)
+            picture = augment.shadow(picture, cover, rng) if kind == "body" else picture
+            picture = augment.paste(picture, cover, fill, rng)
             masks = masks * (1 - cover)
             masks[BODY if kind == "body" else BACKGROUND] += cover
         if rng.random() < 0.5:
             picture, masks = np.ascontiguousarray(picture[:, ::-1]), masks[:, :, ::-1]
         return augment.degrade(augment.colour(picture, rng), rng), masks
-
-    def _cover(self, picture: Array, cover: Array, shade: Array, rng: np.random.Generator) -> Array:
-        """A hand in one shade, with lines along it, and the shadow it throws."""
-        shift = rng.integers(-6, 7, 2)
-        shadow = cv2.GaussianBlur(np.roll(cover, tuple(shift), (0, 1)), (0, 0), 3.0) * rng.uniform(0, 0.5)
-        picture = (picture * (1 - shadow[..., None])).astype(np.uint8)
-        out = augment.paste(picture, cover, shade, rng)
-        edge = np.abs(cv2.Laplacian(cover, cv2.CV_32F, ksize=3))
-        edge = np.clip(cv2.GaussianBlur(edge, (3, 3), 0), 0, 1)[..., None] * rng.uniform(0, 0.7)
-        return (out * (1 - edge)).astype(np.uint8)
 
     def batch(self, rng: np.random.Generator) -> dict[str, Array]:
         """BATCH crops and masks."""

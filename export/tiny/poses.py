@@ -116,10 +116,10 @@ def _paint_mouth(image: Array, points: Array, rng: np.random.Generator) -> None:
                 teeth[: int(rows)] = 1.0
             else:
                 teeth[int(points[14, 1] - tall * 0.2) :] = 1.0
-            teeth = cv2.GaussianBlur(teeth, (3, 3), 0)[..., None]
-            inside = inside * (1 - teeth) + teeth * rng.uniform([150, 140, 125], [235, 225, 215])
-    mask = cv2.GaussianBlur(mask, (3, 3), 0)[..., None]
-    image[:] = (image * (1 - mask) + inside * mask).astype(np.uint8)
+            soft = cv2.GaussianBlur(teeth, (3, 3), 0)[..., None]
+            inside = inside * (1 - soft) + soft * rng.uniform([150, 140, 125], [235, 225, 215])
+    edge = cv2.GaussianBlur(mask, (3, 3), 0)[..., None]
+    image[:] = (image * (1 - edge) + inside * edge).astype(np.uint8)
 
 
 def warp_tile(
@@ -144,8 +144,11 @@ def warp_tile(
     flow = plate(grid).reshape(GRID, GRID, 2).astype(np.float32)
     dense = cv2.resize(flow, (POOL_PX, POOL_PX), interpolation=cv2.INTER_CUBIC)
     blurred = cv2.GaussianBlur(picture, (3, 3), 0.6)
-    image = cv2.remap(blurred, dense, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    warped = [cv2.remap(m, dense, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101) for m in masks]
+    x, y = np.ascontiguousarray(dense[..., 0]), np.ascontiguousarray(dense[..., 1])
+    image, *warped = (
+        np.asarray(cv2.remap(p, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+        for p in (blurred, *masks)
+    )
     out = (posed[:, :2] + 0.5) * factor - 0.5
     if opened > 0.03:
         _paint_mouth(image, out, rng)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien.export.tiny import render_shade
+from mien.export.tiny.render_hair import Strands
 from mien.export.tiny.render_model import CLOTH, EYES, GUMS, SKIN, TEETH, smoothstep
 from mien.export.tiny.render_paint import linear, paint_eye
-from mien.export.tiny.render_hair import Strands
 from mien.export.tiny.render_person import Act, Moment, Person
 from mien.export.tiny.render_raster import Camera, Hits, interpolate, rasterise, splat, unit
 from mien.export.tiny.render_shade import Light, Shadow
@@ -26,7 +26,7 @@ BACKGROUND, FACE, EYE, MOUTH, HAIR, BODY = range(6)  # values of `Picture.parts`
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """rgb (H, W, 3) uint8; parts, alpha (H, W); landmarks (68, 2) in pixels, centres at integers; hidden (68,): turned away or covered."""
+    """rgb (H, W, 3) uint8; parts, alpha (H, W); landmarks (68, 2) in pixels, centres at integers; hidden (68,): behind skin or hair."""
 
     rgb: Bytes
     parts: Bytes
@@ -59,7 +59,7 @@ class _Canvas:
 
     def view(self, place: Floats) -> Floats:
         """Unit directions from points to the camera."""
-        return unit(np.array([0, 0, self.camera.distance], np.float32) - place)
+        return np.asarray(unit(np.array([0, 0, self.camera.distance], np.float32) - place))
 
     def image(self, pixel: NDArray[np.int64], values: Floats) -> Floats:
         """Values (N,) or (N, C) of flat pixels as a picture, zero elsewhere."""
@@ -91,10 +91,12 @@ def render(
     shadow = Shadow(np.concatenate([moment.points, moment.hair.nodes[:, ::2].reshape(-1, 3)]), light.unit("key_from"))
     hits = rasterise(fine.project(moment.points), person.studio.triangles, canvas.size)
     _surfaces(canvas, person, act, moment, hits, shadow)
+    solid = canvas.inverse.copy()
     _strands(canvas, moment.brows, linear(person.look.brows), 0.8, shadow)
     _strands(canvas, moment.lashes, 0.12 * linear(person.look.brows), 0.7, shadow)
-    canvas.parts[_strands(canvas, moment.hair, linear(person.look.hair), 1.0, shadow)] = HAIR
-    return _finish(canvas, person, moment, window, s, backdrop, exposure)
+    hair = _strands(canvas, moment.hair, linear(person.look.hair), 1.0, shadow)
+    canvas.parts[hair], solid[hair] = HAIR, canvas.inverse[hair]
+    return _finish(canvas, solid, person, moment, window, s, backdrop, exposure)
 
 
 def _window(screen: Floats, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -190,6 +192,7 @@ def _strands(canvas: _Canvas, strands: Strands, base: Floats, cover: float, shad
 
 def _finish(
     canvas: _Canvas,
+    solid: Floats,
     person: Person,
     moment: Moment,
     window: tuple[int, int, int, int],
@@ -197,7 +200,7 @@ def _finish(
     backdrop: Floats,
     exposure: float,
 ) -> Picture:
-    """Average the fine pixels over the backdrop; label landmarks."""
+    """Average the fine pixels over the backdrop; label landmarks. solid: 1 / depth without brows and lashes."""
     left, top, right, bottom = window
     to, inside = (right - left, bottom - top), (slice(top, bottom), slice(left, right))
     covered = (canvas.inverse > 0).astype(np.float32).reshape(canvas.size)
@@ -211,8 +214,7 @@ def _finish(
     vertex = person.studio.model.landmarks
     screen = canvas.camera.project(moment.points[vertex])
     x, y = (np.clip(np.rint(screen[:, k]).astype(int), 0, canvas.size[1 - k] - 1) for k in (0, 1))
-    front = canvas.inverse.reshape(canvas.size)[y, x]
+    front = solid.reshape(canvas.size)[y, x]
     behind = 1 / screen[:, 2] - 1 / np.maximum(front, 1e-6) > 0.6
-    away = np.einsum("nc,nc->n", moment.normal[vertex], canvas.view(moment.points[vertex])) < -0.1
     landmarks = (screen[:, :2] + 0.5) / s - 0.5 + np.array([left, top], np.float32)
-    return Picture(render_shade.encode(rgb), parts, alpha, landmarks.astype(np.float32), behind | away)
+    return Picture(render_shade.encode(rgb), parts, alpha, landmarks.astype(np.float32), behind)

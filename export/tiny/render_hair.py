@@ -88,7 +88,9 @@ class Skull:
         y = np.clip(self._row(row), 0, _MAP[0] - 1).reshape(1, -1)
         out = [
             cv2.remap(self.radius, a, b, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            for a, b in zip(np.array_split(x, x.size // 30000 + 1, 1), np.array_split(y, y.size // 30000 + 1, 1), strict=True)
+            for a, b in zip(
+                np.array_split(x, x.size // 30000 + 1, 1), np.array_split(y, y.size // 30000 + 1, 1), strict=True
+            )
         ]
         return np.concatenate(out, 1).reshape(shape)
 
@@ -124,7 +126,7 @@ def grow(skull: Skull, shape: Floats, model: FaceModel, style: HairStyle, seed: 
     roots = np.einsum("nc,ncd->nd", mix, corners[pick])
     guide = _guides(skull, roots[:guides], style, rng)
     root = roots[guides:]
-    nearest = np.concatenate([((r[:, None] - roots[None, :guides]) ** 2).sum(2).argmin(1) for r in np.array_split(root, 64)])
+    nearest = _closest(root, roots[:guides])
     t = np.linspace(0, 1, style.nodes, dtype=np.float32)[:, None]
     keep = 1 - 0.72 * smoothstep(0.05, 0.8, t)
     loose = rng.normal(0, 0.22, (len(root), 1, 3)) * t + rng.normal(0, 0.09, (len(root), 1, 3))
@@ -146,6 +148,12 @@ def grow(skull: Skull, shape: Floats, model: FaceModel, style: HairStyle, seed: 
         np.asarray(np.exp(rng.normal(0, 0.2, len(root))) * np.exp(rng.normal(0, 0.14, guides))[nearest], np.float32),
         smoothstep(0.0, 1.1 * style.volume + 0.3, height),
     )
+
+
+def _closest(points: Floats, among: Floats) -> NDArray[np.int64]:
+    """For each point (N, 3) the index of the nearest of `among` (M, 3)."""
+    half = 0.5 * np.einsum("mc,mc->m", among, among)
+    return np.concatenate([(half - part @ among.T).argmin(1) for part in np.array_split(points, 16)])
 
 
 def _guides(skull: Skull, root: Floats, style: HairStyle, rng: np.random.Generator) -> Floats:
@@ -206,7 +214,9 @@ def brows(atlas: SkinAtlas, model: FaceModel, count: int, seed: int) -> tuple[St
     at = atlas.position.reshape(-1, 3)[rng.choice(cover.size, count, p=cover**1.5 / (cover**1.5).sum())]
     side = np.sign(at[:, :1])
     along = np.clip((np.abs(at[:, :1]) - 1.2) / 4.6, 0, 1)
-    run = np.concatenate([side * (0.35 + 0.65 * np.minimum(1, 2.5 * along)), 0.95 - 1.75 * along**0.7, -0.55 * along], 1)
+    run = np.concatenate(
+        [side * (0.35 + 0.65 * np.minimum(1, 2.5 * along)), 0.95 - 1.75 * along**0.7, -0.55 * along], 1
+    )
     run = run + rng.normal(0, 0.16, run.shape)
     run /= np.linalg.norm(run, axis=1, keepdims=True)
     t = np.linspace(0, 1, 6, dtype=np.float32)[None, :, None]
@@ -215,6 +225,6 @@ def brows(atlas: SkinAtlas, model: FaceModel, count: int, seed: int) -> tuple[St
     nodes = at[:, None] + size * (run[:, None] * t + bend * t * t) + np.array([0, 0, 1.0]) * (0.04 + 0.16 * t * (1 - t))
     skin = np.unique(model.triangles[model.material == SKIN])
     neutral = model.neutral[skin]
-    follow = np.concatenate([((a[:, None] - neutral[None]) ** 2).sum(2).argmin(1) for a in np.array_split(at, 16)])
+    follow = _closest(at, neutral)
     tone = np.exp(rng.normal(0, 0.2, count)).astype(np.float32)
     return Strands(nodes.astype(np.float32), tone, np.ones((count, 6), np.float32)), skin[follow]

@@ -93,7 +93,9 @@ class FaceModel:
             self.landmarks: Ints = np.array(
                 json.loads(str(data["vertex_indices_json"]))["idx_to_landmark_verts"], np.int32
             )
-        self.lashes = self._lash_grid(quads[labels == names.index("M_EyeLashes")], quads_uv[labels == names.index("M_EyeLashes")])
+        self.lashes = self._lash_grid(
+            quads[labels == names.index("M_EyeLashes")], quads_uv[labels == names.index("M_EyeLashes")]
+        )
         kept = np.isin(labels, [i for i, n in enumerate(names) if n in _MATERIAL])
         quads, quads_uv, labels = quads[kept], quads_uv[kept], labels[kept]
         four = quads[:, 3] >= 0
@@ -135,7 +137,9 @@ class FaceModel:
         # the model's shoulders shrink into a tube that the sweater's collar takes up
         wide = np.hypot(points[:, 0] / 6.7, (points[:, 2] + 1.6) / 5.9)
         inside = 1 - smoothstep(-8.0, -12.2, points[:, 1]) * np.clip(1 - 1 / np.maximum(wide, 1e-3), 0, 1)
-        return np.asarray(points * np.stack([inside, 1 + 0 * inside, inside], 1) - [0, 0, 1.6] * (1 - inside[:, None]), np.float32)
+        return np.asarray(
+            points * np.stack([inside, 1 + 0 * inside, inside], 1) - [0, 0, 1.6] * (1 - inside[:, None]), np.float32
+        )
 
     def express(self, shape: Floats, weights: Mapping[str, float], gaze: tuple[float, float] = (0.0, 0.0)) -> Floats:
         """Vertices in the head's own space.

@@ -74,10 +74,10 @@ class SkinAtlas:
 
 def _blob(position: Floats, centre: tuple[float, ...], radius: tuple[float, ...]) -> Floats:
     """exp(-d^2) of the scaled distance from a point, and from its mirror image in x."""
-    side = np.stack([np.abs(position[..., 0]), position[..., 1], position[..., 2]], -1)
-    return np.asarray(
-        np.exp(-np.square((side - np.array(centre, np.float32)) / np.array(radius, np.float32)).sum(-1)), np.float32
-    )
+    far = np.square((np.abs(position[..., 0]) - centre[0]) / radius[0])
+    far += np.square((position[..., 1] - centre[1]) / radius[1])
+    far += np.square((position[..., 2] - centre[2]) / radius[2])
+    return np.asarray(cv2.exp(-far), np.float32)
 
 
 def _inside(atlas: SkinAtlas, outline: Floats, soft: float) -> Floats:
@@ -152,7 +152,9 @@ def paint_skin(atlas: SkinAtlas, look: Complexion, scalp: Floats, seed: int) -> 
 
 def brow_cover(atlas: SkinAtlas) -> Floats:
     """Soft brow shape 0..1 on the atlas, from the brow landmarks."""
-    top = atlas.landmarks[17:22, :2] + np.array([[0, 0.05], [0, 0.12], [0, 0.08], [0, -0.12], [0.05, -0.36]], np.float32)
+    top = atlas.landmarks[17:22, :2] + np.array(
+        [[0, 0.05], [0, 0.12], [0, 0.08], [0, -0.12], [0.05, -0.36]], np.float32
+    )
     low = top - np.array([[-0.15, 0.12], [0, 0.42], [0, 0.62], [0, 0.78], [-0.05, 0.85]], np.float32)
     half = np.concatenate([top, low[::-1]])
     mirrored = half * np.array([-1, 1], np.float32)

@@ -92,7 +92,11 @@ class Person:
             normals(points, self.studio.triangles),
             Strands(hair, self.hair.tone, self.hair.depth),
             Strands(brow, self.brows.tone, self.brows.depth),
-            Strands(lash, np.where(np.arange(len(lash)) % 252 < 180, 0.5, 4.0).astype(np.float32), np.ones(lash.shape[:2], np.float32)),
+            Strands(
+                lash,
+                np.where(np.arange(len(lash)) % 252 < 180, 0.5, 4.0).astype(np.float32),
+                np.ones(lash.shape[:2], np.float32),
+            ),
         )
 
 

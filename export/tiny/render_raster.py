@@ -71,10 +71,11 @@ def rasterise(screen: Floats, triangles: Ints, size: tuple[int, int], *, both_si
     corner = screen[triangles]
     x, y = corner[..., 0], corner[..., 1]
     area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
-    x0, x1 = np.maximum(np.ceil(x.min(1)), 0), np.minimum(np.floor(x.max(1)), width - 1)
-    y0, y1 = np.maximum(np.ceil(y.min(1)), 0), np.minimum(np.floor(y.max(1)), height - 1)
+    columns, rows = ((a[:, 0], a[:, 1], a[:, 2]) for a in (x, y))
+    x0, x1 = np.maximum(np.ceil(_least(*columns)), 0), np.minimum(np.floor(-_least(*(-c for c in columns))), width - 1)
+    y0, y1 = np.maximum(np.ceil(_least(*rows)), 0), np.minimum(np.floor(-_least(*(-r for r in rows))), height - 1)
     front = (np.abs(area) > 1e-9) if both_sides else (area < -1e-9)
-    keep = np.flatnonzero(front & (x1 >= x0) & (y1 >= y0) & (corner[..., 2].min(1) > 0))
+    keep = np.flatnonzero(front & (x1 >= x0) & (y1 >= y0) & (_least(*corner[..., 2].T) > 0))
     side = np.maximum(x1 - x0, y1 - y0)[keep] + 1
     bucket = np.searchsorted(np.array(_SIDES), side)
     pixels, owners, weights = [], [], []
@@ -95,6 +96,10 @@ def rasterise(screen: Floats, triangles: Ints, size: tuple[int, int], *, both_si
     pixel, owner, weight, inverse = pixel[best], owner[best], weight[best], inverse[best]
     weight = weight * corner[owner, :, 2] / inverse[:, None]
     return Hits(pixel, owner.astype(np.int32), weight.astype(np.float32), inverse)
+
+
+def _least(a: Floats, b: Floats, c: Floats) -> Floats:
+    return np.minimum(np.minimum(a, b), c)
 
 
 def _cover(

@@ -52,8 +52,8 @@ class Shadow:
         self._map = cv2.dilate(grid.reshape(_SHADOW, _SHADOW), np.ones((3, 3), np.uint8))
 
     def _place(self, points: Floats) -> tuple[Floats, Floats]:
-        local = points @ self._frame
-        return np.asarray((local[:, :2] / _REACH + 1) * (_SHADOW / 2), np.float32), local[:, 2]
+        local = cv2.transform(points[:, None], self._frame.T)[:, 0]
+        return np.asarray((local[:, :2] + np.float32(_REACH)) * np.float32(_SHADOW / 2 / _REACH)), local[:, 2]
 
     def visible(self, points: Floats, bias: float, soft: float = 1.6) -> Floats:
         """Share (N,) of the light that reaches the points; soft: radius of the penumbra in texels, bias in model units."""
@@ -97,7 +97,11 @@ def gloss(normal: Floats, view: Floats, lit: Floats, light: Light, power: float)
     out = np.zeros_like(normal)
     facing = np.clip(np.einsum("nc,nc->n", normal, view), 0, 1)
     fresnel = 1 + 6 * (1 - facing) ** 4
-    for name, colour, seen in (("key_from", light.key, lit), ("fill_from", light.fill, 1.0), ("rim_from", light.rim, 1.0)):
+    for name, colour, seen in (
+        ("key_from", light.key, lit),
+        ("fill_from", light.fill, 1.0),
+        ("rim_from", light.rim, 1.0),
+    ):
         half = unit(light.unit(name) + view)
         lobe = cv2.pow(np.clip(np.einsum("nc,nc->n", normal, half), 0, 1), power).ravel() * np.float32((power + 2) / 8)
         lobe = lobe * np.clip(normal @ light.unit(name) * 4, 0, 1) * seen * fresnel
@@ -120,7 +124,11 @@ def scatter(light: Floats, skin: Floats, scale: float) -> Floats:
 def hair_light(tangent: Floats, view: Floats, lit: Floats, inner: Floats, colour: Floats, light: Light) -> Floats:
     """Kajiya-Kay: hair of linear colour (N, 3) along unit tangents (N, 3); inner (N,): 0 deep in the hair, 1 at its surface."""
     out = colour * (np.array(light.sky, np.float32) * 0.75)
-    for name, source, seen in (("key_from", light.key, lit), ("fill_from", light.fill, 1.0), ("rim_from", light.rim, 1.0)):
+    for name, source, seen in (
+        ("key_from", light.key, lit),
+        ("fill_from", light.fill, 1.0),
+        ("rim_from", light.rim, 1.0),
+    ):
         toward = light.unit(name)
         along = tangent @ toward
         across = np.sqrt(np.clip(1 - along**2, 0, 1))

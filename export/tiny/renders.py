@@ -1,7 +1,7 @@
 """Stage `renders`: pictures of made-up people for the analysis networks, with labels by geometry.
 
 Writes into RUNS/renders: `NNNNN.jpg` (288 x 288) and `labels_KKK.npz`, a shard of a whole number of people, with
-`index` (n,) picture numbers; `landmarks` (n, 68, 2) float32, pixels, centres at integers; `hidden` (n, 68) bool, turned away or covered;
+`index` (n,) picture numbers; `landmarks` (n, 68, 2) float32, pixels, centres at integers; `hidden` (n, 68) bool, behind something;
 `parts` (n, 288, 288) uint8: 0 background, 1 face, 2 eyes, 3 mouth inside, 4 hair, 5 neck and clothes, 6 something in front of the face;
 `pose` (n, 3) yaw, pitch, roll in degrees; `person` (n,).
 """
@@ -9,6 +9,7 @@ Writes into RUNS/renders: `NNNNN.jpg` (288 x 288) and `labels_KKK.npz`, a shard 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,8 +27,25 @@ from mien.export.tiny.stage import Arguments
 Floats = NDArray[np.float32]
 SIDE, PER_PERSON, PEOPLE, SHARD = 288, 6, 100, 10  # pixels; pictures; people; people in a shard
 COVER = 6  # the value of `parts` for something in front of the face
-_SKIN = ((238, 196, 172), (226, 176, 150), (210, 158, 128), (188, 134, 102), (150, 102, 76), (112, 74, 54), (84, 56, 42))
-_HAIR = ((28, 22, 20), (52, 36, 28), (92, 62, 42), (128, 88, 58), (176, 136, 88), (206, 174, 122), (146, 72, 40), (150, 146, 142))
+_SKIN = (
+    (238, 196, 172),
+    (226, 176, 150),
+    (210, 158, 128),
+    (188, 134, 102),
+    (150, 102, 76),
+    (112, 74, 54),
+    (84, 56, 42),
+)
+_HAIR = (
+    (28, 22, 20),
+    (52, 36, 28),
+    (92, 62, 42),
+    (128, 88, 58),
+    (176, 136, 88),
+    (206, 174, 122),
+    (146, 72, 40),
+    (150, 146, 142),
+)
 _IRIS = ((70, 46, 32), (92, 64, 40), (86, 110, 122), (96, 116, 84), (104, 112, 118))
 _MOODS: tuple[dict[str, float], ...] = (
     {},
@@ -76,11 +94,20 @@ def draw_person(studio: Studio, rng: np.random.Generator, seed: int) -> Person:
         volume=float(rng.uniform(0.5, 1.5)),
         wave=float(rng.uniform(0, 2.5)),
         short=short,
-        strands=5000 if rng.random() > 0.06 else 40,
+        strands=4000 if rng.random() > 0.06 else 40,
+        nodes=14,
     )
     identity = (rng.standard_normal(50) * rng.uniform(0.4, 0.9)).astype(np.float32)
     cloth = tuple(int(c) for c in rng.integers(20, 235, 3))
-    return Person(studio, identity, look, style, cloth=(cloth[0], cloth[1], cloth[2]), seed=seed, brow_count=int(rng.integers(150, 500)))
+    return Person(
+        studio,
+        identity,
+        look,
+        style,
+        cloth=(cloth[0], cloth[1], cloth[2]),
+        seed=seed,
+        brow_count=int(rng.integers(150, 500)),
+    )
 
 
 def draw_act(rng: np.random.Generator) -> Act:
@@ -94,7 +121,12 @@ def draw_act(rng: np.random.Generator) -> Act:
     pitch = rng.uniform(-30, 30) if wide else rng.normal(0, 8)
     roll = rng.uniform(-20, 20) if wide else rng.normal(0, 6)
     gaze = (float(np.clip(rng.normal(-0.3 * yaw, 8), -25, 25)), float(rng.normal(0, 5)))
-    return Act(expression, Pose(float(yaw), float(np.clip(pitch, -30, 30)), float(np.clip(roll, -20, 20))), gaze, float(rng.uniform(0.3, 0.6)))
+    return Act(
+        expression,
+        Pose(float(yaw), float(np.clip(pitch, -30, 30)), float(np.clip(roll, -20, 20))),
+        gaze,
+        float(rng.uniform(0.3, 0.6)),
+    )
 
 
 def draw_light(rng: np.random.Generator) -> Light:
@@ -139,13 +171,21 @@ def cover(picture: Picture, rng: np.random.Generator, skin: Colour) -> Picture:
         height = np.maximum(height, np.sqrt(cv2.distanceTransform(one, cv2.DIST_L2, 3) / max(1.0, width / 2)))
         mask |= one
     base = np.array(skin, np.float32) * 0.92 if hand else np.full(3, rng.uniform(15, 90), np.float32)
-    base = base * float(np.clip(picture.rgb[picture.parts == 1].mean() / 150 if (picture.parts == 1).any() else 1, 0.3, 1.2))
+    base = base * float(
+        np.clip(picture.rgb[picture.parts == 1].mean() / 150 if (picture.parts == 1).any() else 1, 0.3, 1.2)
+    )
     shade = (0.35 + 0.65 * np.clip(height, 0, 1))[..., None] * np.exp(rng.normal(0, 0.03, (*mask.shape, 1)))
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8)[..., None]
     rgb = picture.rgb * (1 - soft) + soft * base * shade
     parts = np.where(mask > 0, COVER, picture.parts).astype(np.uint8)
     x, y = (np.clip(np.rint(picture.landmarks[:, k]).astype(int), 0, SIDE - 1) for k in (0, 1))
-    return Picture(np.clip(rgb, 0, 255).astype(np.uint8), parts, picture.alpha, picture.landmarks, picture.hidden | (mask[y, x] > 0))
+    return Picture(
+        np.clip(rgb, 0, 255).astype(np.uint8),
+        parts,
+        picture.alpha,
+        picture.landmarks,
+        picture.hidden | (mask[y, x] > 0),
+    )
 
 
 def draw(person: Person, rng: np.random.Generator) -> tuple[Picture, Act]:
@@ -156,12 +196,14 @@ def draw(person: Person, rng: np.random.Generator) -> tuple[Picture, Act]:
     tone = (rng.uniform(0.02, 0.5) * np.exp(rng.normal(0, 0.25, 3))).astype(np.float32)
     backdrop = room((SIDE, SIDE), tone, int(rng.integers(1 << 30)), float(rng.uniform(0.002, 0.04)))
     camera = portrait(unit, eyes, float(rng.uniform(55, 130)))
-    picture = render(person, act, camera, (SIDE, SIDE), draw_light(rng), backdrop, exposure=float(rng.uniform(0.75, 1.15)))
+    picture = render(
+        person, act, camera, (SIDE, SIDE), draw_light(rng), backdrop, exposure=float(rng.uniform(0.75, 1.15))
+    )
     if rng.random() < 0.2:
         picture = cover(picture, rng, person.look.skin)
     rgb = picture.rgb.astype(np.float32)
     if rng.random() < 0.3:
-        rgb = cv2.GaussianBlur(rgb, (0, 0), float(rng.uniform(0.4, 1.6)))
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), float(rng.uniform(0.4, 1.6))), np.float32)
     rgb += rng.normal(0, rng.uniform(0, 6), rgb.shape)
     encoded = np.clip(rgb, 0, 255).astype(np.uint8)
     return Picture(encoded, picture.parts, picture.alpha, picture.landmarks, picture.hidden), act
@@ -182,12 +224,26 @@ def run(args: Arguments) -> None:
             for k in range(PER_PERSON):
                 picture, act = draw(person, rng)
                 index = number * PER_PERSON + k
-                cv2.imwrite(str(out / f"{index:05}.jpg"), picture.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(75, 97))])
-                values = (index, picture.landmarks, picture.hidden, picture.parts, (act.pose.yaw, act.pose.pitch, act.pose.roll), number)
+                cv2.imwrite(
+                    str(out / f"{index:05}.jpg"),
+                    picture.rgb[..., ::-1],
+                    [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(75, 97))],
+                )
+                values = (
+                    index,
+                    picture.landmarks,
+                    picture.hidden,
+                    picture.parts,
+                    (act.pose.yaw, act.pose.pitch, act.pose.roll),
+                    number,
+                )
                 for key, value in zip(rows, values, strict=True):
                     rows[key].append(value)
         partial = out / f"labels_{shard:03}.partial.npz"
-        np.savez_compressed(partial, **{k: np.array(v) for k, v in rows.items()})
+        arrays: dict[str, Any] = {k: np.array(v) for k, v in rows.items()}
+        np.savez_compressed(partial, **arrays)
         partial.rename(out / f"labels_{shard:03}.npz")
         seen = 1 - float(np.mean(np.array(rows["hidden"])))
-        print(f"renders: shard {shard}: {len(rows['index'])} pictures, {seen:.1%} of the landmarks in sight", flush=True)
+        print(
+            f"renders: shard {shard}: {len(rows['index'])} pictures, {seen:.1%} of the landmarks in sight", flush=True
+        )

@@ -46,7 +46,7 @@ def _label(data: Path, runs: Path, split: str, cache: Path) -> None:
     def box_of(rgb: Array) -> Array | None:
         net.setInputSize((rgb.shape[1], rgb.shape[0]))
         found = net.detect(np.ascontiguousarray(rgb[..., ::-1]))[1]
-        return None if found is None else max(found, key=lambda f: f[2] * f[3])[:4]
+        return None if found is None else np.asarray(max(found, key=lambda f: f[2] * f[3])[:4])
 
     kept: dict[str, list[Array]] = {f"{size}_{k}": [] for size in ("tile", "pose") for k in ("luma", "person", "box")}
 
@@ -58,7 +58,9 @@ def _label(data: Path, runs: Path, split: str, cache: Path) -> None:
     with (data / "faces" / "labels.csv").open() as f:
         files = [row["file"] for row in csv.DictReader(f) if row["split"] == split]
     for name in files:
-        rgb = cv2.cvtColor(cv2.imread(str(data / "faces" / "tiles" / name)), cv2.COLOR_BGR2RGB)
+        bgr = cv2.imread(str(data / "faces" / "tiles" / name))
+        assert bgr is not None, f"{name} of labels.csv cannot be read"
+        rgb = np.ascontiguousarray(bgr[..., ::-1])
         keep("tile", rgb, (teachers.person(rgb) * 255).astype(np.uint8), box_of(rgb))
     pictures = np.load(runs / "poses" / f"{split}_image.npy", mmap_mode="r")
     people = np.load(runs / "poses" / f"{split}_person.npy", mmap_mode="r")

@@ -116,7 +116,7 @@ def train(
             group["lr"] = rate
         value = loss(model.train(), next(batches))
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         _blend(average, model, min(EMA, step / (step + 10)))

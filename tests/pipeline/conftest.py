@@ -101,6 +101,8 @@ class Clip:
             data = np.stack([wave, -wave])
             if kind == "s16":
                 data = (data * 32000).astype(np.int16).T.reshape(1, -1)
+            elif kind == "u8p":
+                data = (data * 100 + 128).astype(np.uint8)
             elif kind == "flt":
                 data = np.ascontiguousarray(data.T).reshape(1, -1)
             frame = av.AudioFrame.from_ndarray(data, format=kind, layout="stereo")

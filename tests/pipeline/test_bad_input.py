@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ class Bench:
     folder: Path
     make_clip: Callable[..., Path]
     good_bundle: Path
+    kept: Path
 
     @property
     def out(self) -> Path:
@@ -41,7 +43,11 @@ class Bench:
     @property
     def clip(self) -> Path:
         path = self.folder / "clip.mp4"
-        return path if path.exists() else self.make_clip("clip.mp4", audio="aac")
+        if not self.kept.exists():
+            shutil.copy(self.make_clip("clip.mp4", audio="aac"), self.kept)
+        elif not path.exists():
+            shutil.copy(self.kept, path)
+        return path
 
     def file(self, name: str, content: bytes) -> Path:
         path = self.folder / name
@@ -67,10 +73,15 @@ class Bench:
         return [*words, *(["--edit", edit] if edit else []), *more]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept") / "clip.mp4"
+
+
 @pytest.fixture
-def bench(tmp_path: Path, make_clip: Callable[..., Path], blank_bundle: Path) -> Bench:
+def bench(tmp_path: Path, make_clip: Callable[..., Path], blank_bundle: Path, kept: Path) -> Bench:
     (tmp_path / "results").mkdir()
-    return Bench(tmp_path, make_clip, blank_bundle)
+    return Bench(tmp_path, make_clip, blank_bundle, kept)
 
 
 def truncated(b: Bench) -> Path:
@@ -78,21 +89,21 @@ def truncated(b: Bench) -> Path:
     return b.file("short.mp4", data[: len(data) // 2])
 
 
-def without_pictures(b: Bench, *, cover: bool) -> Path:
-    """The clip's sound, and its cover art if wanted."""
-    path = b.folder / "sound.m4a"
-    with (
-        av.open(str(b.make_clip("covered.mp4", audio="aac", cover=True))) as source,
-        av.open(str(path), "w", format="ipod") as out,
-    ):
-        kept = [s for s in source.streams if s.type == "audio" or (cover and s.codec_context.name == "mjpeg")]
-        streams = {s.index: out.add_stream_from_template(s) for s in kept}
-        for stream in kept:
-            streams[stream.index].disposition = stream.disposition
-        for packet in source.demux(kept):
-            if packet.size:
-                packet.stream = streams[packet.stream_index]
-                out.mux(packet)
+def sound(b: Bench, *, cover: bool) -> Path:
+    """Half a second of FLAC, with a picture of its cover if wanted."""
+    path = b.folder / "sound.flac"
+    with av.open(str(path), "w", format="flac") as out:
+        stream = out.add_stream("flac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 8000, 0, Fraction(1, 8000)
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    if cover:
+        data, png = path.read_bytes(), b.picture().read_bytes()
+        assert data[:4] == b"fLaC" and data[4] & 0x7F == 0, "the stream information comes first"
+        texts = struct.pack(">II9sI", 3, 9, b"image/png", 0)
+        block = texts + struct.pack(">IIIII", 96, 64, 24, 0, len(png)) + png
+        path.write_bytes(data[:42] + b"\x06" + len(block).to_bytes(3, "big") + block + data[42:])
     return path
 
 
@@ -114,6 +125,15 @@ def rewrite(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
     return write
 
 
+def broken(change: Callable[[Path], object]) -> Callable[[Bench], list[str]]:
+    """An edit with a bundle that was changed."""
+    return lambda b: b.arguments("--bundle", b.bundle(change))
+
+
+def other_card(folder: Path) -> None:
+    (folder / "MODEL_CARD.md").write_text("x")
+
+
 def existing(b: Bench) -> list[str]:
     b.out.write_bytes(b"precious")
     return b.arguments()
@@ -127,15 +147,15 @@ CASES: list[Case] = [
     ("truncated", lambda b: b.arguments(source=truncated(b)), 2, r"short\.mp4 is not a readable video, or is cut short"),
     ("text", lambda b: b.arguments(source=b.file("t.mp4", b"hello\nthere\n" * 99)), 2, r"t\.mp4 is not a readable video|is a text"),
     ("bytes", lambda b: b.arguments(source=b.file("r.mp4", bytes(range(256)) * 40)), 2, r"r\.mp4 is not a readable video"),
-    ("audio only", lambda b: b.arguments(source=without_pictures(b, cover=False)), 2, r"has no video stream \(only audio\)"),
-    ("cover only", lambda b: b.arguments(source=without_pictures(b, cover=True)), 2, r"no video stream \(only audio, cover art\)"),
+    ("audio only", lambda b: b.arguments(source=sound(b, cover=False)), 2, r"has no video stream \(only audio\)"),
+    ("cover only", lambda b: b.arguments(source=sound(b, cover=True)), 2, r"no video stream \(only audio, cover art\)"),
     ("one pixel", lambda b: b.arguments(source=b.make_clip("p.mkv", size=(1, 1), codec="ffv1")), 2, r"cannot hold the odd size 1x1"),
     ("odd size", lambda b: b.arguments(source=b.make_clip("o.mkv", size=(95, 63), codec="ffv1")), 2, r"odd size 95x63: use --codec ffv1"),
     ("folder", lambda b: b.arguments(source=b.folder), 2, r"is a folder: give the path of a video"),
     ("missing picture", lambda b: b.arguments(source=b.folder / "no.png", out=b.out.with_suffix(".png")), 2, r"no such file"),
     ("picture to video", lambda b: b.arguments(source=b.picture()), 2, r"IN .* is a picture and OUT .* a video"),
     ("video to picture", lambda b: b.arguments(out=b.out.with_suffix(".png")), 2, r"clip\.mp4 is not a picture"),
-    ("part of a picture", lambda b: b.arguments("--to", "1", source=b.picture(), out=b.out.with_suffix(".png")), 2, r"--from and --to are for videos"),
+    ("part of a picture", lambda b: b.arguments("--to", "1", source=b.picture(), out=b.out.with_suffix(".png")), 2, r"are for videos"),
     # OUT
     ("no folder", lambda b: b.arguments(out=b.folder / "no" / "out.mp4"), 2, r"folder .*/no does not exist"),
     ("below a file", lambda b: b.arguments(out=b.clip / "out.mp4"), 2, r"folder .*clip\.mp4 does not exist"),
@@ -162,7 +182,7 @@ CASES: list[Case] = [
     ("blend", lambda b: b.arguments("--blend", "magic"), 2, r"blend is 'magic'"),
     ("no steps", lambda b: b.arguments("--steps", "0"), 2, r"--steps is 0: use a whole number from 1 to 8"),
     ("many steps", lambda b: b.arguments("--steps", "9"), 2, r"--steps is 9: use a whole number from 1 to 8"),
-    ("steps in words", lambda b: b.arguments("--steps", "two"), 2, r"'--steps'.*'two'"),
+    ("steps in words", lambda b: b.arguments("--steps", "two"), 2, r"--steps is 'two': "),
     ("faces", lambda b: b.arguments("--faces", "some"), 2, r"--faces is 'some': use largest, all, or a whole number"),
     ("no faces", lambda b: b.arguments("--faces", "0"), 2, r"--faces is '0'"),
     ("strength", lambda b: b.arguments("--strength", "1.5"), 2, r"strength is 1\.5; accepted: above 0, up to 1"),
@@ -180,12 +200,12 @@ CASES: list[Case] = [
     # bundle
     ("unknown bundle", lambda b: b.arguments("--bundle", "tinny"), 2, r"unknown bundle 'tinny'"),
     ("not a bundle", lambda b: b.arguments("--bundle", str(b.folder)), 2, r"is not a bundle: it has no bundle\.json"),
-    ("changed file", lambda b: b.arguments("--bundle", b.bundle(lambda f: (f / "detector.onnx").write_bytes(b"x"))), 2, r"detector\.onnx is corrupt: its sha256 is \w{64}, the bundle says \w{64}"),
-    ("missing file", lambda b: b.arguments("--bundle", b.bundle(lambda f: (f / "parser.onnx").unlink())), 2, r"'parser\.onnx' that bundle\.json names is missing"),
-    ("not JSON", lambda b: b.arguments("--bundle", b.bundle(lambda f: (f / "bundle.json").write_text("{"))), 2, r"bundle\.json is not JSON"),
-    ("newer bundle", lambda b: b.arguments("--bundle", b.bundle(rewrite(lambda m: m.update(format=2)))), 2, r"format 2 is unknown.*update mien"),
-    ("missing key", lambda b: b.arguments("--bundle", b.bundle(rewrite(lambda m: m.pop("crop")))), 2, r"the key 'crop' is missing"),
-    ("escape", lambda b: b.arguments("--bundle", b.bundle(rewrite(lambda m: m["networks"]["parser"].update(file="../p.onnx")))), 2, r"'\.\./p\.onnx' is refused"),
+    ("changed file", broken(lambda f: (f / "detector.onnx").write_bytes(b"x")), 2, r"detector\.onnx is corrupt: .* \w{64}, .* \w{64}"),
+    ("missing file", broken(lambda f: (f / "parser.onnx").unlink()), 2, r"'parser\.onnx' that bundle\.json names is missing"),
+    ("not JSON", broken(lambda f: (f / "bundle.json").write_text("{")), 2, r"bundle\.json is not JSON"),
+    ("newer bundle", broken(rewrite(lambda m: m.update(format=2))), 2, r"format 2 is unknown.*update mien"),
+    ("missing key", broken(rewrite(lambda m: m.pop("crop"))), 2, r"the key 'crop' is missing"),
+    ("escape", broken(rewrite(lambda m: m["networks"]["parser"].update(file="../p.onnx"))), 2, r"'\.\./p\.onnx' is refused"),
     # machine
     ("backend", lambda b: b.arguments("--backend", "onnx"), 2, r"unknown backend 'onnx'"),
     ("tensorrt", lambda b: b.arguments("--backend", "tensorrt"), 3, r"backend 'tensorrt' cannot be used"),
@@ -197,7 +217,7 @@ CASES: list[Case] = [
     ("no OUT", lambda b: ["edit", str(b.clip)], 2, r"Missing argument 'OUT'"),
     ("unknown command", lambda b: ["edti"], 2, r"unknown command 'edti', did you mean 'edit'\?"),
     ("unknown model", lambda b: ["models", "show", "tinny"], 2, r"unknown bundle 'tinny'"),
-    ("changed model", lambda b: ["models", "verify", b.bundle(lambda f: (f / "MODEL_CARD.md").write_text("x"))], 2, r"MODEL_CARD\.md is corrupt"),
+    ("changed model", lambda b: ["models", "verify", b.bundle(other_card)], 2, r"MODEL_CARD\.md is corrupt"),
     ("edits of nothing", lambda b: ["edits", "list", "--bundle", "tinny"], 2, r"unknown bundle 'tinny'"),
 ]  # fmt: skip
 IN_A_PROCESS = {"missing", "cover only", "unknown edit", "changed file", "tensorrt", "no OUT", "steps in words"}
@@ -263,10 +283,10 @@ def test_a_full_disk(ending: str, bench: Bench) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(number: signal.Signals, bench: Bench) -> None:
-    times = tuple((i * 512, 512) for i in range(60))
-    clip = bench.make_clip("long.mp4", size=(640, 480), times=times, time_base=Fraction(1, 12800))
+    times = tuple((i * 512, 512) for i in range(40))
+    clip = bench.make_clip("long.mp4", size=(480, 360), times=times, time_base=Fraction(1, 12800))
     process = start(bench.arguments("--codec", "hevc", "--preset", "veryslow", source=clip))
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while not list((bench.folder / "results").iterdir()):
         assert process.poll() is None and time.monotonic() < deadline, "the run must reach its second pass"
         time.sleep(0.02)

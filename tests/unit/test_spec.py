@@ -1,0 +1,94 @@
+"""EditSpec: its rules, its JSON round trip, and its refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mien.engine.errors import EditError
+from mien.engine.spec import EditSpec, parse_edit
+
+
+def test_json_round_trip_and_hash() -> None:
+    spec = EditSpec(
+        edits={"smile": 1, "age": -0.5},  # type: ignore[arg-type]
+        strength=0.4,
+        num_steps=2,
+        seed=7,
+        faces=3,
+        region="mouth",
+        sampler="tcd",
+        options=(("w_scale", 0.5),),
+    )
+    again = EditSpec.from_json(spec.to_json())
+    assert again == spec and hash(again) == hash(spec)
+    assert again.edits == (("smile", 1.0), ("age", -0.5))
+    assert len({spec, again, EditSpec()}) == 2
+
+
+def test_zero_strength_is_kept_but_not_active() -> None:
+    spec = EditSpec(edits=(("smile", 0.0), ("age", 0.5)))
+    assert spec.edits[0] == ("smile", 0.0)
+    assert spec.active == (("age", 0.5),)
+
+
+def test_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(EditError, match="did you mean 'strength'"):
+        EditSpec.from_dict({"strenght": 0.5})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"strength": 0.0},
+        {"strength": 1.01},
+        {"strength": math.nan},
+        {"strength": "much"},
+        {"num_steps": 0},
+        {"num_steps": 51},
+        {"num_steps": 2.0},
+        {"num_steps": True},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"faces": 0},
+        {"faces": "biggest"},
+        {"faces": True},
+        {"region": "ear"},
+        {"blend": "poisson"},
+        {"composition": "sum"},
+        {"sampler": "euler"},
+        {"edits": [("smile", math.nan)]},
+        {"edits": [("smile", math.inf)]},
+        {"edits": [("smile", 1.0), ("smile", 0.5)]},
+        {"edits": [("", 1.0)]},
+        {"edits": "smile"},
+        {"edits": 3},
+        {"edits": [("smile", True)]},
+        {"prompt": 3},
+    ],
+)
+def test_refuses_and_never_clamps(values: dict[str, object]) -> None:
+    with pytest.raises(EditError) as caught:
+        EditSpec.from_dict(values)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '"smile"', '{"edits": {"smile": NaN}}'])
+def test_refuses_json_that_is_no_spec(text: str) -> None:
+    with pytest.raises(EditError):
+        EditSpec.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"), [("smile=1.5", ("smile", 1.5)), ("age=-1", ("age", -1.0)), ("smile", ("smile", 1.0))]
+)
+def test_parse_edit(text: str, pair: tuple[str, float]) -> None:
+    assert parse_edit(text) == pair
+
+
+@pytest.mark.parametrize("text", ["", "=1", "smile=", "smile=big", "smile=nan", "smile=inf"])
+def test_parse_edit_refuses(text: str) -> None:
+    with pytest.raises(EditError):
+        parse_edit(text)
