@@ -169,11 +169,14 @@ def bind(spec: NetworkSpec, arrays: Mapping[str, Any]) -> dict[str, int]:
             what = type(array).__name__ if shape is None else f"{tuple(shape)} {array.dtype}"
             raise ShapeError(f"{spec.name}: input {key!r} is {what}, expected {words} {want.dtype}")
         for dim, got in zip(spec.shapes[key], shape, strict=True):
-            if isinstance(dim, str) and sizes.setdefault(dim, got) != got:
-                raise ShapeError(
-                    f"{spec.name}: input {key!r} is {tuple(shape)}, expected {words}"
-                    f" with {dim} = {sizes[dim]} as in the inputs before it"
-                )
+            if isinstance(dim, str):
+                name, _, divisor = dim.partition("/")
+                whole = got * int(divisor or 1)
+                if sizes.setdefault(name, whole) != whole:
+                    raise ShapeError(
+                        f"{spec.name}: input {key!r} is {tuple(shape)}, expected {words}"
+                        f" with {name} = {sizes[name]} as in the inputs before it"
+                    )
     return sizes
 
 

@@ -111,7 +111,7 @@ class FaceEdit:
             mask = memory.steady("region", masks.united(self._regions, self._within))
         with self._clock("edit"):
             warped = crop if field is None or not self.method.wants_code() else warp_crop(crop, field)
-            answer = self.method.finish(memory.track, warped)
+            answer = self.method.finish(memory.track, warped, mask)
         if answer is None and field is None:
             return planes, None
         with self._clock("composite"):

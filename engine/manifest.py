@@ -199,7 +199,7 @@ def _network(name: str, section: Section) -> NetworkSpec:
             free = tuple(value if isinstance(value, int) else None for value in shapes[key])
             specs[key] = TensorSpec(free, part.choice("dtype", _DTYPES))
             part.finish()
-    named = {dim for key in tensors["inputs"] for dim in shapes[key]}
+    named = {dim.split("/")[0] for key in tensors["inputs"] for dim in shapes[key] if isinstance(dim, str)}
     for key in tensors["outputs"]:
         for dim in shapes[key]:
             if isinstance(dim, str) and dim.split("/")[0] not in named:

@@ -154,13 +154,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--every", type=int, default=2, help="draw one frame of so many, interpolate the others")
     parser.add_argument("--cache", type=Path, default=Path("runs/sample"), help="drawn pictures, kept between calls")
-    parser.add_argument("--crf", type=int, default=18)
+    parser.add_argument("--crf", type=int, default=24)
     args = parser.parse_args()
     rng = np.random.default_rng(SEED)
     pictures: list[NDArray[np.uint8]] = []
     for clean in frames(args.model, args.every, args.cache):
         grain = cv2.GaussianBlur(rng.standard_normal(SIZE).astype(np.float32), (0, 0), 0.7)
-        pictures.append(np.clip(clean + 4.0 * grain[..., None] + 0.5, 0, 255).astype(np.uint8))
+        pictures.append(np.clip(clean + 3.0 * grain[..., None] + 0.5, 0, 255).astype(np.uint8))
     sound = voice(speak(TEXT, PACE, SEED), FRAMES / RATE, AUDIO_RATE, SEED)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write(args.out, pictures, sound, args.crf)

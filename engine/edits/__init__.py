@@ -29,9 +29,10 @@ class Method(Protocol):
     def encode(self, track: FaceTrack, crop: Array) -> None:
         """Add a crop (3, S, S) to the track's shared code."""
 
-    def finish(self, track: FaceTrack, crop: Array) -> Array | None:
-        """A crop (3, S, S) -> the difference or the new crop (3, S, S), or None where no network has anything to
-        add.
+    def finish(self, track: FaceTrack, crop: Array, mask: Array) -> Array | None:
+        """A crop (3, S, S) -> the difference or the new crop (3, S, S), or None where no network has anything to add.
+
+        mask: (S, S) in [0, 1]; where it is 0 the answer is not used and may be anything.
         """
 
 

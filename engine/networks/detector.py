@@ -11,7 +11,7 @@ STRIDES = (8, 16, 32)
 CELL_PX = 4
 
 
-class DetectorNetwork(nn.Module):
+class Detector(nn.Module):
     """luma (1, 1, H, W) in [0, 1], H and W multiples of 32 -> score_s (1, 1, H/s, W/s) in [0, 1] and box_s (1, 4, H/s, W/s).
 
     A box is the distances left, top, right, bottom from the centre of its cell, in units of the stride s; all are positive.

@@ -12,7 +12,7 @@ INPUT_PX = 128
 CELL_PX = 4
 
 
-class LandmarkNetwork(nn.Module):
+class Landmarks(nn.Module):
     """image (B, 3, 128, 128) RGB in [-1, 1] -> landmarks (B, 68, 2) x, y in crop pixels, presence (B, 1) in [0, 1]."""
 
     inputs = {"image": ("B", 3, INPUT_PX, INPUT_PX)}

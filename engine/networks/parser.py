@@ -12,7 +12,7 @@ INPUT_PX = 128
 CELL_PX = 4
 
 
-class ParserNetwork(nn.Module):
+class Parser(nn.Module):
     """image (B, 3, 128, 128) RGB in [-1, 1] -> probabilities (B, 4, 128, 128) of CLASSES, summing to 1."""
 
     inputs = {"image": ("B", 3, INPUT_PX, INPUT_PX)}
@@ -55,4 +55,6 @@ class ParserNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Class probabilities (B, 4, 128, 128)."""
-        return torch.softmax(self.logits(image), 1)
+        # softmax over so few classes is three times faster written out than ONNX Runtime's own along a middle axis
+        weight = torch.exp(self.logits(image).clamp(-20.0, 20.0))
+        return weight / weight.sum(1, keepdim=True)

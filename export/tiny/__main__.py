@@ -15,8 +15,9 @@ from mien.export.tiny.stage import Arguments
 STAGES: dict[str, tuple[str, float]] = {
     "prepare": ("prepare", 0),
     "renders": ("renders", 0),
-    "landmarks": ("landmarks", 20),
-    "parser": ("parser", 15),
+    "poses": ("poses", 0),
+    "landmarks": ("landmarks", 36),
+    "parser": ("parser", 10),
     "detector": ("detector", 20),
     "autoencoder": ("autoencoder", 40),
     "pairs": ("pairs", 0),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mien.engine.face.detect import decode, suppress
-from mien.engine.networks.detector import STRIDES, DetectorNetwork
+from mien.engine.networks.detector import STRIDES, Detector
 from mien.engine.types import Array
 from mien.export.tiny import training
 from mien.export.tiny.scenes import Composer, collect
@@ -61,7 +61,7 @@ def batch(composer: Composer, rng: np.random.Generator) -> dict[str, Array]:
     return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
 
 
-def loss(network: DetectorNetwork, given: training.Batch) -> Tensor:
+def loss(network: Detector, given: training.Batch) -> Tensor:
     """Cross entropy that fades for easy cells, and one minus the generalised IoU of the positive cells' boxes."""
     maps = network.maps(given["luma"][:, None].float() / 255.0)
     total, boxed, n_positive = torch.zeros(()), torch.zeros(()), torch.zeros(())
@@ -97,16 +97,17 @@ def iou(a: Array, b: Array) -> float:
 
 
 @torch.no_grad()
-def find(network: DetectorNetwork, luma: Array, threshold: float = THRESHOLD) -> Array:
+def find(network: Detector, luma: Array, threshold: float = THRESHOLD) -> Array:
     """(n, 5) boxes and scores in a luma picture (H, W) uint8 with sides divisible by 32."""
     answer = network(torch.from_numpy(luma)[None, None].float() / 255.0)
     return suppress(decode({k: v.numpy() for k, v in zip(network.outputs, answer, strict=True)}, threshold))
 
 
-def validate(network: DetectorNetwork, composer: Composer, pictures_to: Path | None = None) -> str:
+def validate(network: Detector, composer: Composer, pictures_to: Path | None = None) -> str:
     """Recall at IoU 0.5 by face width, and false boxes per scene, on composed scenes of the val heads."""
     hits: dict[str, list[bool]] = {"8-16": [], "16-40": [], "40+": []}
-    false, shown = 0, []
+    false = 0
+    shown: list[Array] = []
     for k in range(VAL_SCENES):
         luma, boxes, counts = composer.scene(VAL_PX, VAL_PX, np.random.default_rng((99, k)))
         found = find(network, luma)
@@ -136,7 +137,7 @@ def run(args: Arguments) -> None:
     train, val = (Composer(collect(args.data, args.runs, split)) for split in ("train", "val"))
     folder = args.runs / "detector"
     network = training.train(
-        "detector", DetectorNetwork, {}, lambda rng: batch(train, rng), loss, lambda n: validate(n, val), args
+        "detector", Detector, {}, lambda rng: batch(train, rng), loss, lambda n: validate(n, val), args
     )
     validate(network, val, folder / "sheet.png")  # type: ignore[arg-type]
     luma = np.random.default_rng(0).random((1, 1, 192, 320), dtype=np.float32)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mien.engine.networks.landmarks import CELL_PX, INPUT_PX, LandmarkNetwork
+from mien.engine.networks.landmarks import CELL_PX, INPUT_PX, Landmarks
 from mien.engine.types import Array
 from mien.export.tiny import augment, training
 from mien.export.tiny.stage import Arguments
@@ -116,7 +116,7 @@ def as_input(pictures: Tensor) -> Tensor:
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def loss(network: LandmarkNetwork, batch: training.Batch) -> Tensor:
+def loss(network: Landmarks, batch: training.Batch) -> Tensor:
     """Pixel distance of the soft-argmax, cross entropy of the heat maps against Gaussians, cross entropy of presence."""
     heat, logit = network.heat_logits(as_input(batch["image"]))
     points = batch["points"]
@@ -138,7 +138,7 @@ def loss(network: LandmarkNetwork, batch: training.Batch) -> Tensor:
 
 
 @torch.no_grad()
-def validate(network: LandmarkNetwork, heads: Heads, pictures_to: Path | None = None) -> str:
+def validate(network: Landmarks, heads: Heads, pictures_to: Path | None = None) -> str:
     """Mean distance over the inter-ocular distance on undegraded crops with small jitter; presence on both kinds."""
     rng = np.random.default_rng(7)
     chosen = range(0, len(heads.points), max(1, len(heads.points) // 192))
@@ -174,7 +174,7 @@ def run(args: Arguments) -> None:
     """Train, validate, draw the sheet, export."""
     train, val = Heads(args.runs / "poses", "train"), Heads(args.runs / "poses", "val")
     folder = args.runs / "landmarks"
-    network = training.train("landmarks", LandmarkNetwork, {}, train.batch, loss, lambda n: validate(n, val), args)
+    network = training.train("landmarks", Landmarks, {}, train.batch, loss, lambda n: validate(n, val), args)
     validate(network, val, folder / "sheet.png")  # type: ignore[arg-type]
     image = np.random.default_rng(0).uniform(-1, 1, (2, 3, INPUT_PX, INPUT_PX)).astype(np.float32)
     training.write_onnx(network, {"image": image}, folder / "landmarks.onnx")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mien.engine.networks.parser import INPUT_PX, ParserNetwork
+from mien.engine.networks.parser import INPUT_PX, Parser
 from mien.engine.types import Array
 from mien.export.tiny import augment, training
 from mien.export.tiny.landmarks import as_input
@@ -77,7 +77,7 @@ class Heads:
         return {"image": np.stack([p for p, _ in made]), "masks": (masks * 255 + 0.5).astype(np.uint8)}
 
 
-def loss(network: ParserNetwork, batch: training.Batch) -> Tensor:
+def loss(network: Parser, batch: training.Batch) -> Tensor:
     """Cross entropy against the soft masks, and one minus the soft overlap of the face."""
     logits = network.logits(as_input(batch["image"]))
     target = batch["masks"].float() / 255.0
@@ -89,7 +89,7 @@ def loss(network: ParserNetwork, batch: training.Batch) -> Tensor:
 
 
 @torch.no_grad()
-def validate(network: ParserNetwork, heads: Heads, pictures_to: Path | None = None) -> str:
+def validate(network: Parser, heads: Heads, pictures_to: Path | None = None) -> str:
     """IoU of the face and of the hair on plain crops, and of the face on covered ones."""
     side = CROP_PX * POOL_PX / SOURCE_PX
     matrix = augment.similarity(side, np.full(2, (POOL_PX - 1) / 2), 0.0, INPUT_PX)
@@ -120,7 +120,7 @@ def run(args: Arguments) -> None:
     """Train, validate, draw the sheet, export."""
     train, val = Heads(args.runs / "poses", "train"), Heads(args.runs / "poses", "val")
     folder = args.runs / "parser"
-    network = training.train("parser", ParserNetwork, {}, train.batch, loss, lambda n: validate(n, val), args)
+    network = training.train("parser", Parser, {}, train.batch, loss, lambda n: validate(n, val), args)
     validate(network, val, folder / "sheet.png")  # type: ignore[arg-type]
     image = np.random.default_rng(0).uniform(-1, 1, (2, 3, INPUT_PX, INPUT_PX)).astype(np.float32)
     training.write_onnx(network, {"image": image}, folder / "parser.onnx")

@@ -13,7 +13,7 @@ from mien.engine.types import Array
 from mien.export.tiny import augment
 from mien.export.tiny.teachers import Teachers
 
-MIN_WIDTH_PX, MAX_WIDTH_PX = 8.0, 300.0
+MIN_WIDTH_PX, PORTRAIT_PX, MAX_WIDTH_PX = 8.0, 50.0, 300.0
 MAX_COVERED = 0.45  # of a box: more and the face is left out of the loss
 
 
@@ -211,7 +211,9 @@ class Composer:
         largest = MAX_WIDTH_PX if count == 1 else 0.6 * width / np.sqrt(max(count, 1))
         for _ in range(count):
             head = self.heads[int(rng.integers(len(self.heads)))]
-            size = float(np.exp(rng.uniform(np.log(MIN_WIDTH_PX), np.log(min(largest, 0.92 * width)))))
+            portrait = not boxes and count <= 3 and rng.random() < 0.5
+            low, high = (PORTRAIT_PX, MAX_WIDTH_PX) if portrait else (MIN_WIDTH_PX, largest)
+            size = float(np.exp(rng.uniform(np.log(low), np.log(min(high, 0.75 * min(width, height))))))
             at = rng.uniform(0.35 * size, np.maximum(np.array([width, height]) - 0.35 * size, 0.36 * size))
             matrix = self._matrix(head.box, size, at, rng)
             box = turned_box(head.box, matrix)

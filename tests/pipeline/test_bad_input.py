@@ -284,14 +284,18 @@ def test_a_full_disk(ending: str, bench: Bench) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(number: signal.Signals, bench: Bench) -> None:
     times = tuple((i * 512, 512) for i in range(40))
-    clip = bench.make_clip("long.mp4", size=(480, 360), times=times, time_base=Fraction(1, 12800))
+    clip = bench.make_clip("long.mp4", size=(320, 240), times=times, time_base=Fraction(1, 12800))
     process = start(bench.arguments("--codec", "hevc", "--preset", "veryslow", source=clip))
-    deadline = time.monotonic() + 200
-    while not list((bench.folder / "results").iterdir()):
-        assert process.poll() is None and time.monotonic() < deadline, "the run must reach its second pass"
-        time.sleep(0.02)
-    process.send_signal(number)
-    out, error = process.communicate(timeout=120)
+    deadline = time.monotonic() + 600
+    try:
+        while not list((bench.folder / "results").iterdir()):
+            assert process.poll() is None and time.monotonic() < deadline, "the run must reach its second pass"
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, error = process.communicate(timeout=600)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130, error
     check(error, "interrupted")
     assert out == "" and list((bench.folder / "results").iterdir()) == []
