@@ -80,13 +80,14 @@ class PlainWay:
         small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
         probabilities = self._networks["parser"](image=np.ascontiguousarray(small.transpose(2, 0, 1)[None]))
         masks = FaceMasks(probabilities["probabilities"][0], transform(invert(affine), points), self._size)
+        mask = masks.united(self._regions, self._within)
         if self._method.wants_code():
             self._method.encode(track, crop)
-        delta = self._method.finish(track, crop)
+        delta = self._method.finish(track, crop, np.ones_like(mask))  # the plain way decodes whole pictures
         field = None
         if self._motions:
             field = warp_field(self._motions, transform(invert(affine), points), masks.support(), self._size)
-        return _paste(rgb, affine, delta, masks.united(self._regions, self._within), field)
+        return _paste(rgb, affine, delta, mask, field)
 
     def _points(self, rgb: Array) -> Array | None:
         """68 landmarks of the largest face."""

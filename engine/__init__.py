@@ -1,0 +1,1 @@
+"""The engine: values, bundles, backends, networks, samplers, faces, edits and the `Editor`."""

@@ -1,0 +1,1 @@
+"""Making bundles: ONNX export and the recipes."""

@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--every", type=int, default=2, help="draw one frame of so many, interpolate the others")
     parser.add_argument("--cache", type=Path, default=Path("runs/sample"), help="drawn pictures, kept between calls")
-    parser.add_argument("--crf", type=int, default=24)
+    parser.add_argument("--crf", type=int, default=21)
     args = parser.parse_args()
     rng = np.random.default_rng(SEED)
     pictures: list[NDArray[np.uint8]] = []

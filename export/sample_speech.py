@@ -150,8 +150,8 @@ def voice(spoken: Spoken, seconds: float, rate: int, seed: int, pitch: float = 1
             noise[start : start + window] += hiss[middle] * fade * np.fft.irfft(spectrum, window)
     sound = sound / (np.abs(sound).max() + 1e-9) + 0.35 * noise[: len(at)] / (np.abs(noise).max() + 1e-9)
     room = np.zeros_like(sound)
-    for delay, gain in ((0.011, 0.18), (0.023, 0.12), (0.041, 0.07)):
+    for delay, share in ((0.011, 0.18), (0.023, 0.12), (0.041, 0.07)):
         k = int(delay * rate)
-        room[k:] += gain * sound[:-k]
+        room[k:] += share * sound[:-k]
     sound = sound + room + 0.0015 * rng.standard_normal(len(at))
     return np.asarray(0.35 * sound / np.abs(sound).max(), np.float32)

@@ -251,7 +251,8 @@ class VideoWriter:
         if self._closed:
             return
         try:
-            self._mux(self._stream.encode(None))
+            for packet in self._stream.codec_context.encode_lazy(None):  # one by one: a long flush can be interrupted
+                self._mux([packet])
             if self._last_packet is not None:
                 self._mux_in_order(self._last_packet, None)
             if self._copy is not None:

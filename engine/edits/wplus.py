@@ -28,6 +28,8 @@ from mien.engine.types import Array, FaceTrack
 CODE_PX = 128
 # Latents decoded beyond the mask. Measured on the bundle's decoder: 4 leave less than one grey level to the whole decode, 2 leave 12.
 HALO = 4
+# Below this share of the mask no difference reaches a fifth of a 10-bit code: what is left of a mask averaged over frames.
+LEAST_SHARE = 1 / 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class WPlus:
 
         out = sample_difference(pair, z, self._schedule, self._timesteps, noise)
         difference = np.zeros((3, *mask.shape), np.float32)
-        rows, columns = (_window(mask.any(axis), z.shape[2], mask.shape[0]) for axis in (1, 0))
+        rows, columns = (_window(mask.max(axis), z.shape[2], mask.shape[0]) for axis in (1, 0))
         both = np.concatenate([out, z])[:, :, rows, columns]
         decoded = self._networks["vae_decoder"](latents=np.ascontiguousarray(both))["image"]
         factor = mask.shape[0] // z.shape[2]
@@ -189,8 +191,8 @@ class WPlus:
 
 
 def _window(used: Array, latents: int, pixels: int) -> slice:
-    """The span of latents to decode for the pixels that are used (n,), grown by what a pixel sees of its surroundings."""
-    where = np.flatnonzero(used)
+    """The span of latents to decode for a mask's largest values by row or column (n,), grown by what a pixel sees around it."""
+    where = np.flatnonzero(used > LEAST_SHARE)
     if not len(where):
         return slice(0, 1)
     first, last = where[[0, -1]] * latents // pixels

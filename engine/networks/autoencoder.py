@@ -20,7 +20,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        return self.act(x + self.conv2(self.act(self.conv1(x))))
+        out: Tensor = self.act(x + self.conv2(self.act(self.conv1(x))))
+        return out
 
 
 class Encoder(nn.Module):
@@ -39,7 +40,8 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode."""
-        return self.out(self.coarse(self.down(self.fine(self.stem(image)))))
+        latents: Tensor = self.out(self.coarse(self.down(self.fine(self.stem(image)))))
+        return latents
 
 
 class Decoder(nn.Module):
@@ -58,4 +60,5 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode."""
-        return self.out(self.fine(self.up(self.coarse(self.stem(latents)))))
+        image: Tensor = self.out(self.fine(self.up(self.coarse(self.stem(latents)))))
+        return image

@@ -40,7 +40,8 @@ class ResidualBlock(nn.Module):
         scale, shift = self.embedding(embedding)[:, :, None, None].chunk(2, 1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
-        return self.skip(x) + h
+        out: Tensor = self.skip(x) + h
+        return out
 
 
 class AttentionBlock(nn.Module):

@@ -35,4 +35,6 @@ class WEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode."""
-        return self.norm(self.to_tokens(self.low_rank(self.features(image))).unflatten(1, (-1, self.token_dim)))
+        tokens = self.to_tokens(self.low_rank(self.features(image)))
+        w_plus: Tensor = self.norm(tokens.unflatten(1, (-1, self.token_dim)))
+        return w_plus

@@ -1,0 +1,1 @@
+"""The recipe of the embedded bundle `tiny`, from the training data to the packed bundle."""

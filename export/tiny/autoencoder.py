@@ -86,7 +86,8 @@ def validate(
     encoder: nn.Module, decoder: nn.Module, prepared: Prepared, sheet: Path | None, limit: int = 10_000
 ) -> float:
     """Mean PSNR in dB over the val crops (256 px, values clipped to [0, 255]); writes a contact sheet of 12."""
-    scores, rows = [], []
+    scores: list[float] = []
+    rows: list[Array] = []
     for i in prepared.val_ids[:limit]:
         crop = prepared.crops[i, 32:-32, 32:-32]
         image = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1

@@ -39,11 +39,17 @@ class Budget:
         return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * (f - warm_up) / (1 - warm_up)))
 
 
+def replace_file(path: Path, value: Any) -> None:
+    """Write a value beside `path`, then rename: whoever reads it finds the old one or the new one, whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(value, partial)
+    os.replace(partial, path)
+
+
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Write `folder/checkpoint.pt` beside itself, then rename."""
-    partial = folder / "checkpoint.partial"
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, partial)
-    os.replace(partial, folder / "checkpoint.pt")
+    """Replace `folder/checkpoint.pt`."""
+    saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
+    replace_file(folder / "checkpoint.pt", saved)
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

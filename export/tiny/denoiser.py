@@ -146,7 +146,8 @@ def training_loss(model: EditModel, pairs: Pairs, abar: Tensor, rng: np.random.G
     wanted = target - source
     error = ((x0_target - x0_source) - wanted).square().mean() / wanted.square().mean().clamp_min(1e-4)
     plain = (x0_source - source).abs().mean() + (x0_target - target).abs().mean()
-    return 0.5 * plain + error + 0.2 * seen
+    loss: Tensor = 0.5 * plain + error + 0.2 * seen
+    return loss
 
 
 @torch.no_grad()

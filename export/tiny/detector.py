@@ -18,7 +18,7 @@ from mien.export.tiny.scenes import Composer, collect
 from mien.export.tiny.stage import Arguments
 
 BATCH, VAL_PX = 8, 320
-SCENES_PX, SCENE_SHARES = ((192, 320), (256, 256), (384, 384)), (0.45, 0.43, 0.12)
+SCENES_PX, SCENE_SHARES = ((192, 320), (256, 256), (384, 384)), (0.4, 0.35, 0.25)
 SIZES = {8: (0.0, 34.0), 16: (26.0, 88.0), 32: (68.0, 1e9)}  # sqrt(area) in px of the faces each stride answers for
 CENTRE, RIM = 0.22, 0.36  # of the box: cells nearer its middle are positive, those up to the rim are left out
 VAL_SCENES = 96

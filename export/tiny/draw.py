@@ -41,7 +41,7 @@ def _fill(shape: tuple[int, int], polygons: list[Array], blur_px: float) -> Arra
     for polygon in polygons:
         cv2.fillPoly(mask, [np.round(polygon * 2**_SUBPIXEL).astype(np.int32)], 255, cv2.LINE_AA, _SUBPIXEL)
     soft = mask.astype(np.float32) / 255
-    return cv2.GaussianBlur(soft, (0, 0), blur_px) if blur_px > 0.2 else soft
+    return np.asarray(cv2.GaussianBlur(soft, (0, 0), blur_px)) if blur_px > 0.2 else soft
 
 
 def _stroke(shape: tuple[int, int], lines: list[Array], width_px: float, blur_px: float) -> Array:
@@ -64,7 +64,7 @@ def _stroke(shape: tuple[int, int], lines: list[Array], width_px: float, blur_px
                 _SUBPIXEL,
             )
         canvas = np.maximum(canvas, layer.astype(np.float32) / 255)
-    return cv2.GaussianBlur(canvas, (0, 0), blur_px)
+    return np.asarray(cv2.GaussianBlur(canvas, (0, 0), blur_px))
 
 
 def _smooth_curve(line: Array, n: int) -> Array:
@@ -73,7 +73,8 @@ def _smooth_curve(line: Array, n: int) -> Array:
     at = np.linspace(0, len(line) - 1 - 1e-6, n)
     i, t = at.astype(int), (at % 1)[:, None]
     p0, p1, p2, p3 = (padded[i + k] for k in range(4))
-    return 0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
+    cubic = 2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
+    return np.asarray(0.5 * cubic)
 
 
 def sunglasses(rgb: Array, points: Array, strength: float) -> Array:
@@ -111,7 +112,8 @@ def sunglasses(rgb: Array, points: Array, strength: float) -> Array:
     gleam = np.exp(-(((across % 1.0 - 0.32 - 0.5 * along) / 0.07) ** 2)) * np.clip(0.25 - along, 0, 0.4)
     tint = tint + gleam[..., None] * np.array([0.22, 0.25, 0.3], np.float32)
     out = rgb + (rims * strength)[..., None] * (np.array([0.035, 0.033, 0.035], np.float32) - rgb)
-    return np.clip(out + (glass * strength)[..., None] * (0.94 * tint + 0.06 * rgb - out), 0, 1).astype(np.float32)
+    out = np.clip(out + (glass * strength)[..., None] * (0.94 * tint + 0.06 * rgb - out), 0, 1)
+    return np.asarray(out, np.float32)
 
 
 # Polylines over the mesh.
@@ -130,7 +132,7 @@ def _lines(points: Array, indices: tuple[tuple[int, ...], ...]) -> list[Array]:
 
 def _shade(rgb: Array, amount: Array) -> Array:
     """Multiply by 2**amount (H, W), red losing least, as a shadow on skin does."""
-    return np.clip(rgb * np.exp2(amount[..., None] * np.array([0.85, 1.0, 1.05], np.float32)), 0, 1)
+    return np.asarray(np.clip(rgb * np.exp2(amount[..., None] * np.array([0.85, 1.0, 1.05], np.float32)), 0, 1))
 
 
 def smile_folds(rgb: Array, points: Array, strength: float) -> Array:
@@ -140,7 +142,7 @@ def smile_folds(rgb: Array, points: Array, strength: float) -> Array:
     dark = 0.40 * _stroke(shape, _lines(points, _FOLDS), 0.05 * unit, 0.030 * unit)
     dark = dark + 0.30 * _stroke(shape, _lines(points, _UNDER_EYE), 0.04 * unit, 0.022 * unit)
     dark = dark + 0.30 * _stroke(shape, _lines(points, _CORNERS), 0.05 * unit, 0.03 * unit)
-    light = np.zeros(shape, np.float32)
+    light: Array = np.zeros(shape, np.float32)
     for cheek in _CHEEKS:
         x, y = points[cheek, :2]
         cv2.circle(light, (int(x), int(y)), max(1, int(0.16 * unit)), 1.0, -1)
@@ -164,13 +166,13 @@ def age(rgb: Array, points: Array, hair: Array, person: Array, strength: float, 
     coarse = cv2.GaussianBlur(rgb, (0, 0), 0.10 * unit)
     if strength < 0:
         smooth = cv2.bilateralFilter(rgb, 0, 0.10, 0.07 * unit)
-        target = coarse + 0.55 * (smooth - coarse)
+        target: Array = coarse + 0.55 * (smooth - coarse)
         target = np.clip(target * np.array([1.05, 1.02, 1.01], np.float32) + 0.012, 0, 1)
         alpha = (-strength * skin)[..., None] * 0.9
-        return (rgb + alpha * (target - rgb)).astype(np.float32)
+        return np.asarray(rgb + alpha * (target - rgb), np.float32)
     fine = cv2.GaussianBlur(rgb, (0, 0), 0.006 * unit)
     detail = np.clip(fine - coarse, -0.2, 0.2).mean(2, keepdims=True)
-    mottle = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), 0.05 * unit)
+    mottle: Array = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), 0.05 * unit)
     mottle = mottle / (float(mottle.std()) + 1e-6)
     target = rgb + 0.75 * detail + 0.010 * mottle[..., None] * np.array([0.6, 1.0, 1.0], np.float32)
     grey = target.mean(2, keepdims=True)

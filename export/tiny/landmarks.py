@@ -13,6 +13,7 @@ from torch.nn import functional
 from mien.engine.networks.landmarks import CELL_PX, INPUT_PX, Landmarks
 from mien.engine.types import Array
 from mien.export.tiny import augment, training
+from mien.export.tiny.scenes import skull
 from mien.export.tiny.stage import Arguments
 from mien.export.tiny.teachers import MESH_TO_68, OVAL
 
@@ -67,7 +68,16 @@ class Heads:
     def negative(self, i: int, rng: np.random.Generator) -> Array:
         """A crop (128, 128, 3) uint8 whose landmarks nobody should trust."""
         kind = rng.random()
-        if kind < 0.25:
+        if kind < 0.2:
+            print_, soft = skull(INPUT_PX, rng)
+            ground = augment.texture(INPUT_PX, INPUT_PX, rng)
+            at = augment.similarity(
+                INPUT_PX * float(rng.uniform(0.7, 1.5)), rng.normal(64, 6, 2), rng.normal(0, 0.2), INPUT_PX
+            )
+            cover = cv2.warpAffine(soft, at, (INPUT_PX, INPUT_PX)) * float(rng.uniform(0.6, 1.0))
+            tinted = cv2.warpAffine(print_, at, (INPUT_PX, INPUT_PX))[..., None] * rng.uniform(0.7, 1.0, 3)
+            return augment.degrade(augment.colour(augment.paste(ground, cover, tinted, rng), rng), rng)
+        if kind < 0.3:
             return augment.degrade(augment.texture(INPUT_PX, INPUT_PX, rng), rng)
         centre, side, roll = square(self.points[i])
         picture = self.pictures[i]

@@ -34,6 +34,10 @@ def padded_matrix(points68: Array) -> Array:
     return np.asarray(m)
 
 
+def _to_u8(probability: Array) -> Array:
+    return np.clip(probability * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
 _teachers: Teachers | None = None
 
 
@@ -41,6 +45,7 @@ def _prepare_tile(data: Path, row: dict[str, str]) -> dict[str, Any] | None:
     global _teachers  # one per worker process
     _teachers = _teachers or Teachers(data)
     bgr = cv2.imread(str(data / "faces" / "tiles" / row["file"]))
+    assert bgr is not None, f"{row['file']} of labels.csv cannot be read"
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     box = tuple(float(row[k] or d) for k, d in (("face_x", 72), ("face_y", 72), ("face_w", 240), ("face_h", 240)))
     points, logit = _teachers.mesh(rgb, box)  # type: ignore[arg-type]
@@ -55,13 +60,12 @@ def _prepare_tile(data: Path, row: dict[str, str]) -> dict[str, Any] | None:
         return None
     reflect = cv2.BORDER_REFLECT_101
     crop_points = np.concatenate([points[:, :2] @ m[:, :2].T + m[:, 2], points[:, 2:] * scale], 1)
-    to_u8 = lambda p: np.clip(p * 255 + 0.5, 0, 255).astype(np.uint8)  # noqa: E731
     flags = cv2.INTER_AREA if scale < 0.7 else cv2.INTER_CUBIC
     return {
         "crop": warp(rgb, flags=flags, borderMode=reflect),
         "valid": valid,
-        "hair": warp(to_u8(_teachers.hair(rgb)), flags=cv2.INTER_LINEAR, borderMode=reflect),
-        "person": warp(to_u8(_teachers.person(rgb)), flags=cv2.INTER_LINEAR, borderMode=reflect),
+        "hair": warp(_to_u8(_teachers.hair(rgb)), flags=cv2.INTER_LINEAR, borderMode=reflect),
+        "person": warp(_to_u8(_teachers.person(rgb)), flags=cv2.INTER_LINEAR, borderMode=reflect),
         "points": crop_points.astype(np.float32),
         "tile_points": points.astype(np.float32),
         "row": row | {"scale": scale},

@@ -115,7 +115,7 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     place = canvas.place(hits.pixel, hits.inverse_depth)
     view = canvas.view(place)
     covered = canvas.image(hits.pixel, np.ones(len(kind), np.float32))
-    depth = canvas.image(hits.pixel, 1 / hits.inverse_depth)
+    depth = canvas.image(hits.pixel, np.reciprocal(hits.inverse_depth))
     cavity = render_shade.hollow(depth, covered, canvas.scale).ravel()[hits.pixel]
     part = np.full(len(kind), BODY, np.uint8)
     colour = np.zeros((len(kind), 3), np.float32)

@@ -65,7 +65,7 @@ class Skull:
             fill = (wide / np.maximum(share, 1e-4))[:, _MAP[1] : 2 * _MAP[1]]
             usable = (share > 0.02)[:, _MAP[1] : 2 * _MAP[1]] & (known == 0)
             grid, known = np.where(usable, fill, grid), np.maximum(known, usable)
-        self.radius: Floats = cv2.GaussianBlur(grid.astype(np.float32), (0, 0), 1.5)
+        self.radius: Floats = np.asarray(cv2.GaussianBlur(grid.astype(np.float32), (0, 0), 1.5), np.float32)
 
     @staticmethod
     def coordinates(points: Floats) -> tuple[Floats, Floats, Floats, Floats]:
@@ -92,7 +92,7 @@ class Skull:
                 np.array_split(x, x.size // 30000 + 1, 1), np.array_split(y, y.size // 30000 + 1, 1), strict=True
             )
         ]
-        return np.concatenate(out, 1).reshape(shape)
+        return np.asarray(np.concatenate(out, 1).reshape(shape), np.float32)
 
     def push_out(self, points: Floats, lift: Floats | float) -> Floats:
         """Points (..., 3) moved outwards to at least `lift` above the head."""

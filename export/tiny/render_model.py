@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.engine.types import Array
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
@@ -61,7 +63,7 @@ def _vector(matrix: NDArray[np.float64]) -> Floats:
     return np.asarray(axis / (2 * np.sinc(angle / np.pi)), np.float32)
 
 
-def smoothstep(low: float, high: float, x: Floats) -> Floats:
+def smoothstep(low: float | Array, high: float | Array, x: Array) -> Floats:
     """0 below low, 1 above high, a smooth cubic between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)

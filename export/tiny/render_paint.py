@@ -58,9 +58,8 @@ class SkinAtlas:
         # a triangle of the rasteriser is one in uv; its corners on the head are the same row of `triangles`
         flat = np.zeros((side * 2 * side, 3), np.float32)
         flat[hits.pixel] = interpolate(hits, model.triangles[skin], model.neutral)
-        empty = np.ones(side * 2 * side, np.uint8)
-        empty[hits.pixel] = 0
-        empty = empty.reshape(side, 2 * side)
+        empty = np.ones((side, 2 * side), np.uint8)
+        empty.ravel()[hits.pixel] = 0
         _, label = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
         filled = np.zeros(label.max() + 1, np.int64)
         filled[label[empty == 0]] = np.flatnonzero(empty.ravel() == 0)

@@ -53,7 +53,8 @@ class Shadow:
 
     def _place(self, points: Floats) -> tuple[Floats, Floats]:
         local = cv2.transform(points[:, None], self._frame.T)[:, 0]
-        return np.asarray((local[:, :2] + np.float32(_REACH)) * np.float32(_SHADOW / 2 / _REACH)), local[:, 2]
+        pixel = (local[:, :2] + np.float32(_REACH)) * np.float32(_SHADOW / 2 / _REACH)
+        return np.asarray(pixel, np.float32), np.asarray(local[:, 2], np.float32)
 
     def visible(self, points: Floats, bias: float, soft: float = 1.6) -> Floats:
         """Share (N,) of the light that reaches the points; soft: radius of the penumbra in texels, bias in model units."""
@@ -65,7 +66,7 @@ class Shadow:
             outside = (x < 0) | (y < 0) | (x >= _SHADOW) | (y >= _SHADOW)
             x, y = np.where(outside, 0, x), np.where(outside, 0, y)
             lit += np.where(outside, 1, np.clip(1 - (self._map[y, x] - depth - bias) / 0.35, 0, 1))
-        return lit / len(taps)
+        return np.asarray(lit / len(taps), np.float32)
 
 
 def hollow(depth: Floats, covered: Floats, scale: float) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,7 +70,8 @@ def _label(data: Path, runs: Path, split: str, cache: Path) -> None:
         padded = cv2.copyMakeBorder(rgb, 0, 32, 0, 32, cv2.BORDER_CONSTANT)
         keep("pose", rgb, np.ascontiguousarray(people[i]), box_of(padded))
     cache.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(cache, **{k: np.stack(v) for k, v in kept.items()})
+    arrays: dict[str, Any] = {k: np.stack(v) for k, v in kept.items()}
+    np.savez(cache, **arrays)
     print(
         f"detector: {split}: YuNet boxes on {len(kept['tile_box'])} tiles and {len(kept['pose_box'])} warped heads",
         flush=True,
@@ -87,7 +89,7 @@ def turned_box(box: Array, matrix: Array) -> Array:
 def faceless(head: Head, rng: np.random.Generator) -> Array:
     """The head's picture with its face filled by blur, hair or skin: the back of a head, a hat, a shop-window dummy."""
     x, y, w, h = head.box
-    mask = np.zeros(head.luma.shape, np.float32)
+    mask: Array = np.zeros(head.luma.shape, np.float32)
     centre, axes = (int(x + w / 2), int(y + h / 2)), (int(w * 0.6), int(h * 0.62))
     cv2.ellipse(mask, centre, axes, 0, 0, 360, 1.0, -1)
     mask = cv2.GaussianBlur(mask, (0, 0), max(1.0, w / 20))
@@ -97,20 +99,18 @@ def faceless(head: Head, rng: np.random.Generator) -> Array:
     elif pick < 0.75:
         fill = np.roll(head.luma, -int(h * rng.uniform(0.6, 1.0)), 0)
     else:
-        fill = augment.texture(*head.luma.shape, rng, 1)
+        fill = augment.texture(head.luma.shape[0], head.luma.shape[1], rng, 1)
     return np.clip(head.luma * (1 - mask) + fill * mask, 0, 255).astype(np.uint8)
 
 
 def skull(size: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A printed face-like pattern, (size, size) uint8, and its soft mask: dark sockets in a pale oval, teeth as strokes."""
-    dark, pale = float(rng.uniform(0, 90)), float(rng.uniform(120, 255))
-    dark, pale = (pale, dark) if rng.random() < 0.25 else (dark, pale)
-    picture, mask = np.full((size, size), pale, np.float32), np.zeros((size, size), np.float32)
+    """A printed face-like pattern, (size, size) uint8, and its soft mask: dark sockets in a pale oval, teeth, often rough as a stencil."""
+    tone, mask = np.ones((size, size), np.float32), np.zeros((size, size), np.float32)
     c = size // 2
     cv2.ellipse(
         mask,
         (c, int(c * 0.95)),
-        (int(size * rng.uniform(0.3, 0.42)), int(size * 0.45)),
+        (int(size * rng.uniform(0.28, 0.42)), int(size * 0.45)),
         0,
         0,
         360,
@@ -119,20 +119,36 @@ def skull(size: int, rng: np.random.Generator) -> tuple[Array, Array]:
         cv2.LINE_AA,
     )
     for side in (-1, 1):
-        eye = (int(c + side * size * 0.15), int(size * rng.uniform(0.36, 0.46)))
-        axes = (max(1, int(size * rng.uniform(0.05, 0.13))), max(1, int(size * rng.uniform(0.05, 0.13))))
-        cv2.ellipse(picture, eye, axes, float(rng.uniform(-30, 30)), 0, 360, dark, -1, cv2.LINE_AA)
+        eye = (int(c + side * size * rng.uniform(0.12, 0.18)), int(size * rng.uniform(0.34, 0.46)))
+        axes = (max(1, int(size * rng.uniform(0.05, 0.14))), max(1, int(size * rng.uniform(0.04, 0.13))))
+        cv2.ellipse(tone, eye, axes, side * float(rng.uniform(-40, 40)), 0, 360, 0.0, -1, cv2.LINE_AA)
+        if rng.random() < 0.5:  # a hollow cheek
+            cheek = (int(c + side * size * 0.2), int(size * rng.uniform(0.58, 0.68)))
+            cv2.ellipse(
+                tone, cheek, (max(1, size // 16), max(1, size // 8)), -side * 20.0, 0, 360, 0.0, -1, cv2.LINE_AA
+            )
+        if rng.random() < 0.3:  # a glint
+            cv2.circle(tone, eye, max(1, size // 40), 1.0, -1, cv2.LINE_AA)
     if rng.random() < 0.8:
-        nose = np.array([[c, size * 0.52], [c - size * 0.05, size * 0.62], [c + size * 0.05, size * 0.62]]).astype(
+        nose = np.array([[c, size * 0.5], [c - size * 0.05, size * 0.61], [c + size * 0.05, size * 0.61]]).astype(
             np.int32
         )
-        cv2.fillConvexPoly(picture, nose, dark, cv2.LINE_AA)
-    for k in range(int(rng.integers(0, 7))):
-        x = int(c + (k - 3) * size * 0.06)
-        cv2.line(picture, (x, int(size * 0.7)), (x, int(size * 0.8)), dark, max(1, size // 40), cv2.LINE_AA)
-    if rng.random() < 0.4:
-        picture += rng.normal(0, 20, picture.shape)
-    return np.clip(picture, 0, 255).astype(np.uint8), mask
+        cv2.fillConvexPoly(tone, nose, 0.0, cv2.LINE_AA)
+    for k in range(int(rng.integers(0, 8))):
+        x = int(c + (k - 3.5) * size * 0.055)
+        cv2.line(
+            tone, (x, int(size * 0.69)), (x, int(size * rng.uniform(0.76, 0.84))), 0.0, max(1, size // 40), cv2.LINE_AA
+        )
+    if rng.random() < 0.6:  # a stencil: rough edges, two tones
+        cells = int(rng.integers(6, 20))
+        rough = cv2.resize(
+            rng.normal(0, 0.35, (cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+        )
+        tone = np.clip((cv2.GaussianBlur(tone * mask, (0, 0), max(0.8, size / 40)) + rough - 0.45) * 8, 0, 1)
+    dark, pale = rng.uniform(0, 90), rng.uniform(120, 255)
+    dark, pale = (pale, dark) if rng.random() < 0.2 else (dark, pale)
+    picture = dark + (pale - dark) * tone + rng.normal(0, rng.uniform(0, 15), tone.shape)
+    return np.asarray(np.clip(picture, 0, 255), np.uint8), mask
 
 
 class Composer:
@@ -213,7 +229,8 @@ class Composer:
             head = self.heads[int(rng.integers(len(self.heads)))]
             portrait = not boxes and count <= 3 and rng.random() < 0.5
             low, high = (PORTRAIT_PX, MAX_WIDTH_PX) if portrait else (MIN_WIDTH_PX, largest)
-            size = float(np.exp(rng.uniform(np.log(low), np.log(min(high, 0.75 * min(width, height))))))
+            high = min(high, 0.75 * min(width, height))
+            size = float(rng.uniform(low, high) if portrait else np.exp(rng.uniform(np.log(low), np.log(high))))
             at = rng.uniform(0.35 * size, np.maximum(np.array([width, height]) - 0.35 * size, 0.36 * size))
             matrix = self._matrix(head.box, size, at, rng)
             box = turned_box(head.box, matrix)

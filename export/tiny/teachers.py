@@ -98,7 +98,7 @@ class Teachers:
         small = cv2.resize(rgb, (512, 512), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255.0
         logits = self._hair(np.concatenate([small, np.zeros((512, 512, 1), np.float32)], 2)[None])[0][0]
         probability = 1.0 / (1.0 + np.exp(logits[..., 0] - logits[..., 1]))
-        return cv2.resize(probability, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return np.asarray(cv2.resize(probability, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR))
 
     def person(self, rgb: Array) -> Array:
         """Person probability (H, W) float32 of `rgb` (H, W, 3) uint8."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mien.engine.networks.convolution import fold_norms
 from mien.engine.types import Array
 from mien.export.onnx import export_onnx
+from mien.export.tiny.checkpoint import replace_file
 from mien.export.tiny.stage import Arguments
 
 Batch = dict[str, Tensor]
@@ -165,9 +166,7 @@ def _save(
     path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, spent_s: float
 ) -> None:
     state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-    temporary = path.with_suffix(".tmp")
-    torch.save(state | {"step": step, "spent_s": spent_s}, temporary)
-    temporary.replace(path)
+    replace_file(path, state | {"step": step, "spent_s": spent_s})
 
 
 def write_onnx(network: Any, examples: dict[str, Array], path: Path) -> None:

@@ -28,6 +28,8 @@ PROBE_OUTPUTS: dict[str, tuple[int | str, ...]] = {
 }
 PLANE_INPUTS: dict[str, tuple[int | str, ...]] = {"luma": (1, 1, "H", "W")}
 PLANE_OUTPUTS: dict[str, tuple[int | str, ...]] = {"score": (1, 2, "H/4", "W/4")}
+GROW_INPUTS: dict[str, tuple[int | str, ...]] = {"coarse": ("B", 2, "H/4", "W/4")}
+GROW_OUTPUTS: dict[str, tuple[int | str, ...]] = {"image": ("B", 1, "H", "W")}
 
 
 class Probe(torch.nn.Module):  # type: ignore[misc]
@@ -63,6 +65,17 @@ class Plane(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, luma: Any) -> Any:
         return torch.sigmoid(self.score(torch.relu(self.down(luma))))
+
+
+class Grow(torch.nn.Module):  # type: ignore[misc]
+    """What a decoder needs of a backend: a convolution over any window, and shuffling to a finer picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = torch.nn.Conv2d(2, 16, 3, padding=1)
+
+    def forward(self, coarse: Any) -> Any:
+        return torch.nn.functional.pixel_shuffle(self.fine(coarse), 4)
 
 
 def tensors(shapes: dict[str, tuple[int | str, ...]]) -> dict[str, Any]:
@@ -108,16 +121,16 @@ def directions() -> bytes:
 def probe_modules() -> Iterator[dict[str, Any]]:
     """The networks' modules, which the torch backend also finds as mien.engine.networks.test_probe."""
     home = types.ModuleType("mien.engine.networks.test_probe")
-    home.Probe, home.Plane = Probe, Plane  # type: ignore[attr-defined]
+    home.Probe, home.Plane, home.Grow = Probe, Plane, Grow  # type: ignore[attr-defined]
     sys.modules[home.__name__] = home
     torch.manual_seed(0)
-    yield {"probe": Probe().eval(), "plane": Plane().eval()}
+    yield {"probe": Probe().eval(), "plane": Plane().eval(), "grow": Grow().eval()}
     del sys.modules[home.__name__]
 
 
 @pytest.fixture(scope="session")
 def probe_bundle(probe_modules: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle: `probe` in float32, `plane` in float32, `half` the probe with weights stored as float16."""
+    """The bundle: `probe`, `plane` and `grow` in float32, `half` the probe with weights stored as float16."""
     pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
     from mien.export.onnx import export_onnx, store_float16
 
@@ -129,6 +142,7 @@ def probe_bundle(probe_modules: dict[str, Any], tmp_path_factory: pytest.TempPat
     }
     probe = export_onnx(probe_modules["probe"], PROBE_INPUTS, tuple(PROBE_OUTPUTS), examples)
     plane = export_onnx(probe_modules["plane"], PLANE_INPUTS, ("score",), {"luma": torch.rand(1, 1, 32, 64)})
+    grow = export_onnx(probe_modules["grow"], GROW_INPUTS, ("image",), {"coarse": torch.randn(2, 2, 5, 7)})
     entry = {"format": "onnx", "inputs": tensors(PROBE_INPUTS), "outputs": tensors(PROBE_OUTPUTS)}
     networks = {
         "probe": {
@@ -144,11 +158,19 @@ def probe_bundle(probe_modules: dict[str, Any], tmp_path_factory: pytest.TempPat
             "file": "plane.onnx",
             "architecture": {"name": "test_probe.Plane", "kwargs": {"widths": [4, 2]}},
         },
+        "grow": {
+            "format": "onnx",
+            "inputs": tensors(GROW_INPUTS),
+            "outputs": tensors(GROW_OUTPUTS),
+            "file": "grow.onnx",
+            "architecture": {"name": "test_probe.Grow", "kwargs": {}},
+        },
     }
     files: dict[str, bytes | Path] = {
         "probe.onnx": probe.SerializeToString(),
         "half.onnx": store_float16(probe, smallest=16).SerializeToString(),
         "plane.onnx": plane.SerializeToString(),
+        "grow.onnx": grow.SerializeToString(),
         "directions.npz": directions(),
         "MODEL_CARD.md": b"random weights\n",
     }

@@ -43,10 +43,10 @@ def test_what_is_written_is_read(probe_bundle: Bundle) -> None:
     np.testing.assert_array_equal(probe_bundle.directions["smile"], np.full((12, 64), 0.01, np.float32))
     assert probe_bundle.verify() == sum(
         (probe_bundle.folder / file).stat().st_size
-        for file in ("probe.onnx", "half.onnx", "plane.onnx", "directions.npz", "MODEL_CARD.md")
+        for file in ("probe.onnx", "half.onnx", "plane.onnx", "grow.onnx", "directions.npz", "MODEL_CARD.md")
     )
     assert "weights" in about.licences
-    assert re.fullmatch(r"Bundle\('probe' 1, networks=3, edits=\['smile'\], sha256=\w{12}\)", repr(probe_bundle))
+    assert re.fullmatch(r"Bundle\('probe' 1, networks=4, edits=\['smile'\], sha256=\w{12}\)", repr(probe_bundle))
 
 
 def test_the_hash_follows_the_manifest(probe_bundle: Bundle, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from mien.engine import backend as backends
+from mien.engine.backend import bind
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.errors import BundleError, InputError, ShapeError, UnavailableError
-from mien.engine.types import Array
+from mien.engine.types import Array, TensorSpec
 
 CONFIG = EngineConfig(threads=1)
 USABLE = [name for name in backends.names() if backends.backend(name).unavailable() is None]
@@ -101,6 +103,32 @@ def test_free_height_and_width(
     luma = np.random.default_rng(1).random((1, 1, height, width), np.float32)
     got = probe_bundle.load("plane", name, CONFIG)(luma=luma)["score"]
     np.testing.assert_allclose(got, truth(probe_modules["plane"], {"luma": luma}, ["luma"])[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", USABLE)
+@pytest.mark.parametrize(("rows", "height", "width"), [(1, 1, 1), (2, 5, 3), (1, 8, 8)])
+def test_an_input_may_be_a_quotient(
+    name: str, rows: int, height: int, width: int, probe_bundle: Bundle, probe_modules: dict[str, Any]
+) -> None:
+    coarse = np.random.default_rng(1).standard_normal((rows, 2, height, width), np.float32)
+    got = probe_bundle.load("grow", name, CONFIG)(coarse=coarse)["image"]
+    assert got.shape == (rows, 1, 4 * height, 4 * width)
+    if name in REAL:
+        want = truth(probe_modules["grow"], {"coarse": coarse}, ["coarse"])[0]
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_quotient_and_its_whole_must_agree(probe_bundle: Bundle) -> None:
+    grow = probe_bundle.networks["grow"]
+    spec = replace(
+        grow,
+        inputs=grow.inputs | {"image": TensorSpec((None, 1, None, None))},
+        shapes=grow.shapes | {"image": ("B", 1, "H", "W")},
+    )
+    arrays = {"coarse": np.zeros((2, 2, 5, 3), np.float32), "image": np.zeros((2, 1, 20, 12), np.float32)}
+    assert bind(spec, arrays) == {"B": 2, "H": 20, "W": 12}
+    with pytest.raises(ShapeError, match=r"'image' is \(2, 1, 20, 13\), expected \(B, 1, H, W\) with W = 12"):
+        bind(spec, arrays | {"image": np.zeros((2, 1, 20, 13), np.float32)})
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -209,7 +237,7 @@ def test_a_manifest_that_lies_about_an_output_is_caught(name: str, probe_bundle:
 
 
 def test_a_network_the_bundle_lacks(probe_bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="has no network 'identity', it has probe, half, plane"):
+    with pytest.raises(BundleError, match="has no network 'identity', it has probe, half, plane, grow"):
         probe_bundle.load("identity", "null", CONFIG)
 
 

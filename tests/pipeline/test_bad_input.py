@@ -247,7 +247,7 @@ def test_bad_input(
     words = arguments(bench)
     clip = bench.clip.read_bytes()
     if name in IN_A_PROCESS:
-        done = subprocess.run([*MIEN, *words], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([*MIEN, *words], capture_output=True, text=True, timeout=300, check=False)
         got, out, error = done.returncode, done.stdout, done.stderr
     else:
         capfd.readouterr()
@@ -275,7 +275,7 @@ def limit_file_size() -> None:
 def test_a_full_disk(ending: str, bench: Bench) -> None:
     words = bench.arguments("--codec", "ffv1", out=bench.out.with_suffix(ending))
     process = start(words, preexec_fn=limit_file_size)
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 4, error
     check(error, r"cannot write .*: File too large: free some space")
     assert out == "" and list((bench.folder / "results").iterdir()) == []
@@ -306,7 +306,7 @@ def test_a_reader_that_leaves_is_no_error(bench: Bench) -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     process.stderr.close()
 
 

@@ -237,6 +237,6 @@ def test_ctrl_c_leaves_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
     assert child.stdout.readline() == b"ready\n"
     assert len(list(tmp_path.glob(".*.part.mp4"))) == 2, "the run should be on its way"
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=30)
+    _, errors = child.communicate(timeout=300)
     assert (child.returncode, errors) == (130, b"")
     assert os.listdir(tmp_path) == ["in.mp4"]
