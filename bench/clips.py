@@ -18,12 +18,12 @@ from typing import Any
 SUFFIXES = {".mp4", ".mkv", ".mov", ".webm"}
 
 
-def edit_clip(clip: Path, result: Path, report: Path, edits: list[str], steps: int) -> None:
+def edit_clip(clip: Path, result: Path, report: Path, edits: list[str], steps: int, bundle: str) -> None:
     """Run `mien edit` losslessly. Raises CalledProcessError where it fails."""
     command = [
         sys.executable,
         "-m",
-        "mien.runtime.cli",
+        "mien.runtime",
         "edit",
         str(clip),
         str(result),
@@ -31,7 +31,7 @@ def edit_clip(clip: Path, result: Path, report: Path, edits: list[str], steps: i
         "ffv1",
         "--overwrite",
     ]
-    command += ["--steps", str(steps), "--report", str(report)]
+    command += ["--steps", str(steps), "--bundle", bundle, "--report", str(report)]
     for edit in edits:
         command += ["--edit", edit]
     subprocess.run(command, check=True)
@@ -41,9 +41,7 @@ def judge_clip(judge: Path, clip: Path, result: Path, report: Path, frames: int)
     """The judge's figures on a pair."""
     answer = result.with_suffix(".json")
     command = [sys.executable, str(judge), str(clip), str(result), "--report", str(report), "--json", str(answer)]
-    subprocess.run(
-        [*command, "--frames", str(frames)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    subprocess.run([*command, "--frames", str(frames)], check=True, stdout=subprocess.DEVNULL)
     figures: dict[str, Any] = json.loads(answer.read_text())
     return figures
 
@@ -76,6 +74,7 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--edit", action="append", required=True)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--bundle", default="tiny")
     parser.add_argument("--out", type=Path, default=Path("out/clips"))
     parser.add_argument("--frames", type=int, default=90)
     parser.add_argument("--only", nargs="*", default=[])
@@ -86,7 +85,7 @@ def main() -> None:
         if args.only and clip.stem not in args.only:
             continue
         result, report = args.out / f"{clip.stem}.mkv", args.out / f"{clip.stem}.report.json"
-        edit_clip(clip, result, report, args.edit, args.steps)
+        edit_clip(clip, result, report, args.edit, args.steps, args.bundle)
         rows[clip.stem] = row = row_of(
             judge_clip(args.judge, clip, result, report, args.frames), json.loads(report.read_text())
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mien.engine.choose import Presence, choose_tracks, largest
+from mien.engine.choose import Presence, choose_tracks, largest, prominence
 from mien.engine.clock import Clock
 from mien.engine.compose import FaceEdit, FaceMemory, PixelBox, Placement
 from mien.engine.face.align import crop_to_frame, ffhq_quad, smooth_points, smooth_quads
@@ -61,6 +61,7 @@ class _Seen:
     points: list[Array]
     areas: list[float]
     memory: FaceMemory
+    prominence: float = 0.0
 
 
 def edit_faces(
@@ -136,6 +137,7 @@ class Survey:
             seen.positions.append(position)
             seen.points.append(face.landmarks_px)
             seen.areas.append(area(face.box_px))
+            seen.prominence += prominence(face)
         return faces
 
     def _encode(self, frame: Frame, face: Face, memory: FaceMemory) -> None:
@@ -149,7 +151,7 @@ class Survey:
             return Plan(None, {}, {}, ())
         confirmed = {k: seen for k, seen in self._seen.items() if self._tracker.confirmed(k)}
         chosen = choose_tracks(
-            [Presence(k, seen.scene, tuple(seen.positions), sum(seen.areas)) for k, seen in confirmed.items()],
+            [Presence(k, seen.scene, tuple(seen.positions), seen.prominence) for k, seen in confirmed.items()],
             self._spec.faces,
         )
         places: dict[int, list[Placement]] = {}

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from mien.engine.errors import MediaError, RunError
 from mien.engine.types import Frame
+from mien.runtime.held_signals import HeldSignals
 from mien.runtime.part_file import PartFile, check_output, write_failure
 from mien.runtime.planes import TAG_OF_MATRIX, TAG_OF_RANGE, video_frame
 from mien.runtime.source import VideoReader
@@ -251,19 +252,11 @@ class VideoWriter:
         if self._closed:
             return
         try:
-            for packet in self._stream.codec_context.encode_lazy(None):  # one by one: a long flush can be interrupted
-                self._mux([packet])
-            if self._last_packet is not None:
-                self._mux_in_order(self._last_packet, None)
-            if self._copy is not None:
-                self._copy.advance(None, self._shift_s or Fraction(0))
-                self._copy.close()
-                self.notes += self._copy.notes
-            if self._moved:
-                self.notes.append(
-                    f"{self._moved} frames came at or before the one in front of them and were moved by a tick"
-                )
-            self._output.close()
+            with HeldSignals() as held:
+                for packet in self._stream.codec_context.encode_lazy(None):  # a long flush can be interrupted
+                    self._mux([packet])
+                    held.check()
+                self._finish()
             self._closed = True
             self._part.commit()
         except OSError as error:
@@ -272,6 +265,20 @@ class VideoWriter:
         except BaseException:
             self.abort()
             raise
+
+    def _finish(self) -> None:
+        """Mux what was held back, and the container's end."""
+        if self._last_packet is not None:
+            self._mux_in_order(self._last_packet, None)
+        if self._copy is not None:
+            self._copy.advance(None, self._shift_s or Fraction(0))
+            self._copy.close()
+            self.notes += self._copy.notes
+        if self._moved:
+            self.notes.append(
+                f"{self._moved} frames came at or before the one in front of them and were moved by a tick"
+            )
+        self._output.close()
 
     def abort(self) -> None:
         """Stop and remove what was written; safe to call at any time."""

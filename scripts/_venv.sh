@@ -1,4 +1,5 @@
-# Sourced by the scripts beside it: sets `root` (the repository) and `venv`, and gives `make_venv` and `fail`.
+# Sourced by the scripts beside it: sets `root` (the repository) and `venv`, and gives `make_venv`, `fail`, `mark_installed`
+# and `is_stale`.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${MIEN_VENV:-$root/.venv}
@@ -25,4 +26,17 @@ make_venv() {
     PATH=$venv/bin:$PATH
     unset PYTHONPATH PYTHONHOME
     export PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+}
+
+# Notes that mien of this tree was installed just now; `mark_installed editable` that it follows the tree by itself.
+mark_installed() {
+    echo "${1:-copy}" >"$venv/mien-installed"
+}
+
+# Whether the mien in the environment is older than a file of the tree, or was not put there by these scripts.
+is_stale() {
+    [ -e "$venv/mien-installed" ] || return 0
+    [ "$(cat "$venv/mien-installed")" != editable ] || return 1
+    [ -n "$(cd "$root" && find pyproject.toml CMakeLists.txt engine kernels export runtime bench -type f ! -name '*.pyc' \
+        -newer "$venv/mien-installed" -print -quit)" ]
 }

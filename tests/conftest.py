@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,43 +78,69 @@ def zero_network(inputs: dict[str, Dims], outputs: dict[str, Dims]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _tensors(tensors: dict[str, Dims]) -> dict[str, Any]:
-    return {key: {"shape": list(dims), "dtype": "float32"} for key, dims in tensors.items()}
+@dataclass(frozen=True)
+class Part:
+    """One network of a made bundle: its module below mien.engine.networks, its signature and its ONNX file."""
 
+    architecture: str
+    inputs: dict[str, Dims]
+    outputs: dict[str, Dims]
+    data: bytes
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
-@pytest.fixture(scope="session")
-def blank_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the bundle `blank`, which has the edit `smile` and finds no face."""
-    networks = {
-        name: {
-            "file": f"{name}.onnx",
-            "format": "onnx",
-            "architecture": {"name": "autoencoder.Encoder", "kwargs": {}},
-            "inputs": _tensors(inputs),
-            "outputs": _tensors(outputs),
+    def entry(self, file: str) -> dict[str, Any]:
+        """What the manifest says of it."""
+        signature = {
+            kind: {key: {"shape": list(dims), "dtype": "float32"} for key, dims in tensors.items()}
+            for kind, tensors in (("inputs", self.inputs), ("outputs", self.outputs))
         }
-        for name, (inputs, outputs) in NETWORKS.items()
-    }
+        about = {"name": self.architecture, "kwargs": self.kwargs}
+        return {"file": file, "format": "onnx", "architecture": about, **signature}
+
+
+def write_bundle(folder: Path, parts: dict[str, Part], *, crop_px: int, bank: list[dict[str, int]]) -> Bundle:
+    """A bundle named like its folder, of 4 latent channels at an eighth of the crop, with the edit `smile`."""
     manifest = {
-        "name": "blank",
+        "name": folder.name,
         "version": "1",
-        "description": "answers zeros, for tests",
+        "description": "made for tests",
         "licences": {"weights": "Apache-2.0"},
         "model_card": "MODEL_CARD.md",
-        "crop": {"size_px": 256, "template": "ffhq"},
-        "latent": {"channels": 4, "size": 32},
+        "crop": {"size_px": crop_px, "template": "ffhq"},
+        "latent": {"channels": 4, "size": crop_px // 8},
         "schedule": {"kind": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_timesteps": 1000},
         "prediction": "v_prediction",
-        "bank": [],
+        "bank": bank,
         "defaults": {"num_steps": 1},
-        "networks": networks,
+        "networks": {name: part.entry(f"{name}.onnx") for name, part in parts.items()},
         "directions": "directions.npz",
         "edits": {"smile": SMILE},
     }
-    files: dict[str, bytes | Path] = {f"{name}.onnx": zero_network(*tensors) for name, tensors in NETWORKS.items()}
+    files: dict[str, bytes | Path] = {f"{name}.onnx": part.data for name, part in parts.items()}
     files["directions.npz"] = pack_directions({"smile": np.full((12, 64), 0.01, np.float32)})
-    files["MODEL_CARD.md"] = b"answers zeros\n"
-    return Bundle.write(tmp_path_factory.mktemp("bundles") / "blank", manifest, files).folder
+    files["MODEL_CARD.md"] = b"made for tests\n"
+    return Bundle.write(folder, manifest, files)
+
+
+@pytest.fixture(scope="session")
+def made_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """made_bundle(name, {network: (architecture, inputs, outputs, data[, kwargs])}, crop_px=..., bank=...)."""
+
+    def make(name: str, parts: dict[str, tuple[Any, ...]], **wishes: Any) -> Bundle:
+        folder = tmp_path_factory.mktemp("bundles") / name
+        return write_bundle(folder, {key: Part(*part) for key, part in parts.items()}, **wishes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def blank_bundle(made_bundle: Callable[..., Bundle]) -> Path:
+    """The folder of the bundle `blank`, which has the edit `smile` and finds no face."""
+    parts = {
+        name: ("autoencoder.Encoder", inputs, outputs, zero_network(inputs, outputs))
+        for name, (inputs, outputs) in NETWORKS.items()
+    }
+    return made_bundle("blank", parts, crop_px=256, bank=[]).folder
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from mien.engine.face.points import Box
 from mien.engine.types import Array, Frame
 
 STRIDES = (8, 16, 32)
-NARROW_PX, WIDE_PX = 320, 640
+NARROW_PX, WIDE_PX, WIDEST_PX = 320, 640, 1280
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Detector:
     def __call__(self, frame: Frame, long_side_px: int = NARROW_PX) -> list[Detection]:
         """Faces in a frame, best first.
 
-        long_side_px: of the picture the network sees; 640 finds faces half as large as 320.
+        long_side_px: of the picture the network sees; 640 finds faces half as large as 320, at four times the cost.
         """
         picture, scale_x, scale_y = small_luma(frame, long_side_px)
         boxes = suppress(decode(dict(self._network(luma=picture)), self._threshold))

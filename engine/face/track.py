@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from mien.engine.clock import Clock
-from mien.engine.face.detect import NARROW_PX, WIDE_PX, Detection
+from mien.engine.face.detect import NARROW_PX, WIDE_PX, WIDEST_PX, Detection
 from mien.engine.face.landmarks import CROP_PX
 from mien.engine.face.points import Box, area, box_crop, face_box, inter_ocular, iou, landmark_crop
 from mien.engine.face.scene import CutDetector
@@ -46,8 +46,8 @@ class TrackerOptions:
     presence_new, presence_keep: least presence to begin and to go on. sure: score and presence that confirm at once.
     lost_after: frames without a face after which a track ends. unseen_detections: detections in a row that miss a
     track before it ends, unless its presence is at least `sure`. match_iou: least overlap of a detection and its
-    track. small_share: a face smaller than this share of the long side gets the wide picture; wide_every: and every so
-    manieth detection does anyway, for faces that have come into the picture far away.
+    track. small_share, tiny_share: a face smaller than this share of the long side gets the wide picture, the widest;
+    wide_every: and every so manieth detection is wide anyway, for faces that have come into the picture far away.
     """
 
     detect_every: int = 8
@@ -60,6 +60,7 @@ class TrackerOptions:
     unseen_detections: int = 3
     match_iou: float = 0.3
     small_share: float = 0.1
+    tiny_share: float = 0.0625
     wide_every: int = 3
 
 
@@ -161,11 +162,13 @@ class Tracker:
     def _detect(self, frame: Frame, cut: bool) -> None:
         options = self._options
         long_side = max(frame.width_px, frame.height_px)
-        small = any(math.sqrt(area(t.box)) < options.small_share * long_side for t in self._tracks)
-        wide = cut or small or not self._tracks or self._detections % options.wide_every == 0
+        smallest = min((math.sqrt(area(t.box)) / long_side for t in self._tracks), default=0.0)
+        side = NARROW_PX
+        if cut or smallest < options.small_share or self._detections % options.wide_every == 0:
+            side = WIDEST_PX if self._tracks and smallest < options.tiny_share else WIDE_PX
         self._since_detection, self._detections = 0, self._detections + 1
         with self._clock("detect"):
-            found = self._detector(frame, WIDE_PX if wide else NARROW_PX)
+            found = self._detector(frame, side)
         pairs = sorted(
             ((iou(d.box, t.box), i, k) for i, d in enumerate(found) for k, t in enumerate(self._tracks)), reverse=True
         )

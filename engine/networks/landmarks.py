@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mien.engine.networks.convolution import Residual, Unit
+from mien.engine.networks.pyramid import CELL_PX, OUT_CHANNELS, Pyramid
 
 N_LANDMARKS = 68
 INPUT_PX = 128
-CELL_PX = 4
 
 
-class Landmarks(nn.Module):
+class Landmarks(Pyramid):
     """image (B, 3, 128, 128) RGB in [-1, 1] -> landmarks (B, 68, 2) x, y in crop pixels, presence (B, 1) in [0, 1]."""
 
     inputs = {"image": ("B", 3, INPUT_PX, INPUT_PX)}
@@ -25,22 +24,9 @@ class Landmarks(nn.Module):
         *,
         norm: bool = False,
     ) -> None:
-        super().__init__()
-        a, b, c = widths
-        self.stem = nn.Sequential(nn.PixelUnshuffle(CELL_PX), Unit(3 * CELL_PX**2, a, norm=norm), Unit(a, a, norm=norm))
-        self.fine = nn.Sequential(*(Residual(a, norm=norm) for _ in range(depths[0])))
-        self.middle = nn.Sequential(
-            Unit(a, b, stride=2, norm=norm), *(Residual(b, norm=norm) for _ in range(depths[1]))
-        )
-        self.coarse = nn.Sequential(
-            Unit(b, c, stride=2, norm=norm), *(Residual(c, norm=norm) for _ in range(depths[2]))
-        )
-        self.from_coarse = Unit(c, b, kernel=1, norm=norm, relu=False)
-        self.join_middle = Unit(b, b, norm=norm)
-        self.from_middle = Unit(b, a, kernel=1, norm=norm, relu=False)
-        self.join_fine = Unit(a, 48, norm=norm)
-        self.heat = nn.Conv2d(48, N_LANDMARKS, 1)
-        self.believe = nn.Sequential(nn.Linear(c, 32), nn.ReLU(), nn.Linear(32, 1))
+        super().__init__(widths, depths, norm=norm)
+        self.heat = nn.Conv2d(OUT_CHANNELS, N_LANDMARKS, 1)
+        self.believe = nn.Sequential(nn.Linear(widths[2], 32), nn.ReLU(), nn.Linear(32, 1))
         cells = INPUT_PX // CELL_PX
         centre = (torch.arange(cells, dtype=torch.float32) + 0.5) * CELL_PX - 0.5
         grid = torch.stack(torch.meshgrid(centre, centre, indexing="xy"), -1).reshape(cells * cells, 2)
@@ -49,11 +35,8 @@ class Landmarks(nn.Module):
 
     def heat_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Heat-map logits (B, 68, 32 * 32) in rows of cells, and presence logits (B, 1)."""
-        fine = self.fine(self.stem(image))
-        middle = self.middle(fine)
-        coarse = self.coarse(middle)
-        y = self.join_middle(torch.relu(middle + nn.functional.interpolate(self.from_coarse(coarse), scale_factor=2.0)))
-        y = self.join_fine(torch.relu(fine + nn.functional.interpolate(self.from_middle(y), scale_factor=2.0)))
+        fine, middle, coarse = self.down(image)
+        y = self.up(fine, middle, coarse)
         return self.heat(y).flatten(2), self.believe(coarse.mean((2, 3)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

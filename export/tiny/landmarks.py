@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mien.engine.networks.landmarks import CELL_PX, INPUT_PX, Landmarks
+from mien.engine.networks.landmarks import INPUT_PX, Landmarks
+from mien.engine.networks.pyramid import CELL_PX
 from mien.engine.types import Array
 from mien.export.tiny import augment, training
 from mien.export.tiny.scenes import skull

@@ -225,6 +225,8 @@ class Composer:
         boxes: list[Array] = []
         shown: list[float] = []
         largest = MAX_WIDTH_PX if count == 1 else 0.6 * width / np.sqrt(max(count, 1))
+        if not heavy and rng.random() < 0.4:  # a crowd far away
+            count, largest = int(rng.integers(5, 13)), 45.0
         for _ in range(count):
             head = self.heads[int(rng.integers(len(self.heads)))]
             portrait = not boxes and count <= 3 and rng.random() < 0.5

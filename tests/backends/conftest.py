@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
-from mien.engine.bundle import Bundle, pack_directions
+from mien.engine.bundle import Bundle
 
 torch = pytest.importorskip("torch", reason="the definition of the networks is in torch")
 
@@ -78,45 +76,6 @@ class Grow(torch.nn.Module):  # type: ignore[misc]
         return torch.nn.functional.pixel_shuffle(self.fine(coarse), 4)
 
 
-def tensors(shapes: dict[str, tuple[int | str, ...]]) -> dict[str, Any]:
-    return {key: {"shape": list(shape), "dtype": "float32"} for key, shape in shapes.items()}
-
-
-def manifest(networks: dict[str, Any]) -> dict[str, Any]:
-    """Everything but the networks: a manifest that opens."""
-    return {
-        "name": "probe",
-        "version": "1",
-        "description": "random weights, for tests",
-        "licences": {"weights": "Apache-2.0"},
-        "model_card": "MODEL_CARD.md",
-        "crop": {"size_px": 64, "template": "ffhq"},
-        "latent": {"channels": 4, "size": 8},
-        "schedule": {"kind": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_timesteps": 1000},
-        "prediction": "v_prediction",
-        "bank": [{"tokens": 64, "channels": 16}],
-        "defaults": {"num_steps": 1},
-        "networks": networks,
-        "directions": "directions.npz",
-        "edits": {
-            "smile": {
-                "description": "raises the corners of the mouth",
-                "range": [-1.5, 1.5],
-                "direction": "smile",
-                "template": [{"points": [48, 54], "dx": 0.0, "dy": -0.1, "sigma": 0.25}],
-                "regions": ["mouth"],
-                "t_max": 350,
-                "gain": 1.0,
-                "composition": "delta",
-            }
-        },
-    }
-
-
-def directions() -> bytes:
-    return pack_directions({"smile": np.full((12, 64), 0.01, np.float32)})
-
-
 @pytest.fixture(scope="session")
 def probe_modules() -> Iterator[dict[str, Any]]:
     """The networks' modules, which the torch backend also finds as mien.engine.networks.test_probe."""
@@ -129,7 +88,7 @@ def probe_modules() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def probe_bundle(probe_modules: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def probe_bundle(probe_modules: dict[str, Any], made_bundle: Callable[..., Bundle]) -> Bundle:
     """The bundle: `probe`, `plane` and `grow` in float32, `half` the probe with weights stored as float16."""
     pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
     from mien.export.onnx import export_onnx, store_float16
@@ -143,35 +102,12 @@ def probe_bundle(probe_modules: dict[str, Any], tmp_path_factory: pytest.TempPat
     probe = export_onnx(probe_modules["probe"], PROBE_INPUTS, tuple(PROBE_OUTPUTS), examples)
     plane = export_onnx(probe_modules["plane"], PLANE_INPUTS, ("score",), {"luma": torch.rand(1, 1, 32, 64)})
     grow = export_onnx(probe_modules["grow"], GROW_INPUTS, ("image",), {"coarse": torch.randn(2, 2, 5, 7)})
-    entry = {"format": "onnx", "inputs": tensors(PROBE_INPUTS), "outputs": tensors(PROBE_OUTPUTS)}
-    networks = {
-        "probe": {
-            **entry,
-            "file": "probe.onnx",
-            "architecture": {"name": "test_probe.Probe", "kwargs": {"channels": 16}},
-        },
-        "half": {**entry, "file": "half.onnx", "architecture": {"name": "test_probe.Probe", "kwargs": {}}},
-        "plane": {
-            "format": "onnx",
-            "inputs": tensors(PLANE_INPUTS),
-            "outputs": tensors(PLANE_OUTPUTS),
-            "file": "plane.onnx",
-            "architecture": {"name": "test_probe.Plane", "kwargs": {"widths": [4, 2]}},
-        },
-        "grow": {
-            "format": "onnx",
-            "inputs": tensors(GROW_INPUTS),
-            "outputs": tensors(GROW_OUTPUTS),
-            "file": "grow.onnx",
-            "architecture": {"name": "test_probe.Grow", "kwargs": {}},
-        },
+    signature = (PROBE_INPUTS, PROBE_OUTPUTS)
+    half = store_float16(probe, smallest=16)
+    parts = {
+        "probe": ("test_probe.Probe", *signature, probe.SerializeToString(), {"channels": 16}),
+        "half": ("test_probe.Probe", *signature, half.SerializeToString()),
+        "plane": ("test_probe.Plane", PLANE_INPUTS, PLANE_OUTPUTS, plane.SerializeToString(), {"widths": [4, 2]}),
+        "grow": ("test_probe.Grow", GROW_INPUTS, GROW_OUTPUTS, grow.SerializeToString()),
     }
-    files: dict[str, bytes | Path] = {
-        "probe.onnx": probe.SerializeToString(),
-        "half.onnx": store_float16(probe, smallest=16).SerializeToString(),
-        "plane.onnx": plane.SerializeToString(),
-        "grow.onnx": grow.SerializeToString(),
-        "directions.npz": directions(),
-        "MODEL_CARD.md": b"random weights\n",
-    }
-    return Bundle.write(tmp_path_factory.mktemp("bundles") / "probe", manifest(networks), files)
+    return made_bundle("probe", parts, crop_px=64, bank=[{"tokens": 64, "channels": 16}])
