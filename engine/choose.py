@@ -13,15 +13,15 @@ from mien.engine.types import Face
 # A challenger must be this much larger than a face being edited to take its place, in area, and the average is over
 # about this many frames.
 INCUMBENT_FACTOR, MEMORY_FRAMES = 1.5, 12
-# Detector scores between which a find turns from doubtful to believed. On clips of people in printed shirts the prints
-# score .56 to .65 with areas four times the faces', the faces .74 to .84.
-DOUBTFUL, BELIEVED, DOUBT_WEIGHT = 0.65, 0.73, 0.05
+# Detector scores, averaged over a track, between which a find turns from doubtful to believed. On clips of people in printed shirts the
+# prints average .56 to .65 with four times the faces' areas, the faces .74 to .84.
+DOUBTFUL, BELIEVED, DOUBT_WEIGHT = 0.70, 0.74, 0.05
 
 
-def prominence(face: Face) -> float:
-    """What `largest` goes by: the area of the face's box in square pixels, little of it where the detector doubts."""
-    belief = (face.score - DOUBTFUL) / (BELIEVED - DOUBTFUL)
-    return area(face.box_px) * min(1.0, max(DOUBT_WEIGHT, belief))
+def prominence(area_px: float, score: float) -> float:
+    """What `largest` goes by: an area in square pixels, of which little counts where the detector's score is doubtful."""
+    belief = (score - DOUBTFUL) / (BELIEVED - DOUBTFUL)
+    return area_px * min(1.0, max(DOUBT_WEIGHT, belief))
 
 
 def limit(faces: Faces) -> int:
@@ -31,7 +31,7 @@ def limit(faces: Faces) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A track's frames in one scene: their positions, ascending, and the sum of its prominence over them."""
+    """A track's frames in one scene: their positions, ascending, and its prominence summed over them."""
 
     track_id: int
     scene: int
@@ -60,7 +60,7 @@ def choose_tracks(tracks: Iterable[Presence], faces: Faces) -> frozenset[int]:
 
 def largest(faces: Sequence[Face], wanted: Faces) -> list[Face]:
     """The largest faces of a single picture, largest first."""
-    return sorted(faces, key=lambda f: (-prominence(f), f.track_id))[: limit(wanted)]
+    return sorted(faces, key=lambda f: (-prominence(area(f.box_px), f.score), f.track_id))[: limit(wanted)]
 
 
 class RunningChoice:
@@ -68,7 +68,7 @@ class RunningChoice:
 
     def __init__(self, faces: Faces) -> None:
         self._limit = limit(faces)
-        self._areas: dict[int, float] = {}
+        self._seen: dict[int, tuple[float, float]] = {}
         self._chosen: frozenset[int] = frozenset()
 
     def __call__(self, faces: Sequence[Face], alive: frozenset[int]) -> frozenset[int]:
@@ -76,14 +76,15 @@ class RunningChoice:
 
         alive: tracks that may come back; they keep their place meanwhile.
         """
-        self._areas = {k: v for k, v in self._areas.items() if k in alive}
+        self._seen = {k: v for k, v in self._seen.items() if k in alive}
         for face in faces:
-            size = prominence(face)
-            before = self._areas.get(face.track_id, size)
-            self._areas[face.track_id] = before + (size - before) / MEMORY_FRAMES
+            now = (area(face.box_px), face.score)
+            before = self._seen.get(face.track_id, now)
+            mean_area, mean_score = (b + (n - b) / MEMORY_FRAMES for b, n in zip(before, now, strict=True))
+            self._seen[face.track_id] = (mean_area, mean_score)
         ranked = sorted(
-            self._areas,
-            key=lambda k: (-self._areas[k] * (INCUMBENT_FACTOR if k in self._chosen else 1.0), k),
+            self._seen,
+            key=lambda k: (-prominence(*self._seen[k]) * (INCUMBENT_FACTOR if k in self._chosen else 1.0), k),
         )
         self._chosen = frozenset(ranked[: self._limit])
         return self._chosen

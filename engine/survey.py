@@ -61,7 +61,7 @@ class _Seen:
     points: list[Array]
     areas: list[float]
     memory: FaceMemory
-    prominence: float = 0.0
+    score_sum: float = 0.0
 
 
 def edit_faces(
@@ -137,7 +137,7 @@ class Survey:
             seen.positions.append(position)
             seen.points.append(face.landmarks_px)
             seen.areas.append(area(face.box_px))
-            seen.prominence += prominence(face)
+            seen.score_sum += face.score
         return faces
 
     def _encode(self, frame: Frame, face: Face, memory: FaceMemory) -> None:
@@ -151,7 +151,15 @@ class Survey:
             return Plan(None, {}, {}, ())
         confirmed = {k: seen for k, seen in self._seen.items() if self._tracker.confirmed(k)}
         chosen = choose_tracks(
-            [Presence(k, seen.scene, tuple(seen.positions), seen.prominence) for k, seen in confirmed.items()],
+            [
+                Presence(
+                    k,
+                    seen.scene,
+                    tuple(seen.positions),
+                    prominence(sum(seen.areas), seen.score_sum / len(seen.positions)),
+                )
+                for k, seen in confirmed.items()
+            ],
             self._spec.faces,
         )
         places: dict[int, list[Placement]] = {}
