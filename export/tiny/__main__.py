@@ -24,7 +24,10 @@ STAGES: dict[str, tuple[str, float]] = {
     "denoiser": ("denoiser", 70),
     "decoder": ("decoder", 20),
     "pack": ("pack", 0),
+    "unpack": ("unpack", 0),
 }
+
+ALL = tuple(stage for stage in STAGES if stage != "unpack")
 
 
 def main() -> None:
@@ -39,7 +42,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    for stage in STAGES if args.stage == "all" else [args.stage]:
+    for stage in ALL if args.stage == "all" else [args.stage]:
         module, minutes = STAGES[stage]
         given = Arguments(
             data=args.data,
