@@ -53,7 +53,7 @@ class TrackerOptions:
     detect_every: int = 8
     empty_every: int = 2
     confirm_every: int = 2
-    presence_new: float = 0.5
+    presence_new: float = 0.75
     presence_keep: float = 0.35
     sure: float = 0.9
     lost_after: int = 8
