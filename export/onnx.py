@@ -71,7 +71,26 @@ def export_onnx(
     lost = [key for key in module.state_dict() if key not in names]
     if lost:
         raise RunError(f"the exporter lost {len(lost)} parameters, as {lost[0]}: rewrite that layer")
+    _strip(model)
     return model
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes about the machine it ran on: stack traces with its paths, on nodes and values."""
+    graph = model.graph
+    functions = [node for function in model.functions for node in function.node]
+    for part in (
+        model,
+        graph,
+        *graph.node,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+        *functions,
+    ):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
 
 
 def store_float16(model: onnx.ModelProto, smallest: int = 256) -> onnx.ModelProto:

@@ -30,3 +30,10 @@ def test_unpacked_weights_are_the_bundles(tmp_path: Path) -> None:
     np.testing.assert_allclose(again, shipped, atol=2e-5)
     for name in ("detector", "landmarks", "denoiser"):
         assert (tmp_path / name / "final.pt").is_file()
+
+
+def test_the_shipped_networks_say_nothing_of_the_machine_they_were_exported_on() -> None:
+    bundle = Bundle.open("tiny")
+    for spec in bundle.networks.values():
+        data = (bundle.folder / spec.file).read_bytes()
+        assert b"stack_trace" not in data and b".py" not in data, spec.file
