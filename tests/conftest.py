@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 
 from mien.engine.bundle import Bundle, pack_directions
+
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that; the tests that interrupt a run need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Dims = tuple[int | str, ...]
 
