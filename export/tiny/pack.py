@@ -31,7 +31,6 @@ BANK_TOKENS = (256, 64, 64, 256)
 LICENCES = {
     "weights": "Apache-2.0",
     "training faces": "MIT, SFHQ and SFHQ-T2I, Copyright David Beniaguev 2022 and 2024: synthetic people",
-    "training renders": "MIT, ICT Face Model Light",
     "labels": "Apache-2.0 and MIT: MediaPipe face mesh, hair and selfie segmentation, YuNet",
 }
 
