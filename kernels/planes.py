@@ -7,6 +7,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from mien.kernels.cpp import native
+
 Array = npt.NDArray[Any]
 Planes = tuple[Array, Array, Array]
 Box = tuple[int, int, int, int]
@@ -14,6 +16,7 @@ Box = tuple[int, int, int, int]
 CHROMA_SHIFT_Y = 0.5
 """Chroma sample (i, j) lies at luma (2 i, 2 j + 0.5): siting "left", the default of MPEG-2, H.264 and HEVC 4:2:0."""
 
+_MOST = 2**31  # the C++ paths count samples in 32 bits
 _DTYPES = {8: np.dtype(np.uint8), 10: np.dtype(np.uint16)}
 
 
@@ -34,6 +37,8 @@ def check_planes(planes: Planes, bit_depth: int) -> None:
             raise ValueError(
                 f"plane {name} must have rows a whole number of samples apart, got strides {plane.strides}"
             )
+        if plane.shape[0] * plane.strides[0] >= _MOST * plane.itemsize:
+            raise ValueError(f"plane {name} must have less than {_MOST} samples, got {plane.shape}")
     height, width = planes[0].shape
     half = ((height + 1) // 2, (width + 1) // 2)
     for name, plane in zip("UV", planes[1:], strict=True):
@@ -61,22 +66,28 @@ def check_threads(threads: int) -> None:
 
 def check_field(name: str, field: Array, shape: tuple[int, ...]) -> Array:
     """Return `field` C-contiguous; raise ValueError unless it is finite float32 of `shape`."""
-    if field.shape != shape:
-        raise ValueError(f"{name} must be {shape}, got {field.shape}")
-    if field.dtype != np.float32:
-        raise ValueError(f"{name} must be float32, got {field.dtype}")
-    with np.errstate(invalid="ignore", over="ignore"):
-        if not np.isfinite(field.sum()):
-            raise ValueError(f"{name} must be finite")
-    return np.ascontiguousarray(field)
+    return _checked(name, field, shape)[0]
 
 
 def check_mask(mask: Array, size: int) -> Array:
     """Return `mask` C-contiguous; raise ValueError unless it is float32 (size, size) in [0, 1]."""
-    checked = check_field("mask", mask, (size, size))
-    if checked.min() < 0 or checked.max() > 1:
-        raise ValueError(f"mask must be in [0, 1], got {checked.min():g}..{checked.max():g}")
+    checked, low, high = _checked("mask", mask, (size, size))
+    if low < 0 or high > 1:
+        raise ValueError(f"mask must be in [0, 1], got {low:g}..{high:g}")
     return checked
+
+
+def _checked(name: str, field: Array, shape: tuple[int, ...]) -> tuple[Array, float, float]:
+    if field.shape != shape:
+        raise ValueError(f"{name} must be {shape}, got {field.shape}")
+    if field.dtype != np.float32:
+        raise ValueError(f"{name} must be float32, got {field.dtype}")
+    field = np.ascontiguousarray(field)
+    with np.errstate(invalid="ignore"):
+        low, high = (float(field.min()), float(field.max())) if native is None else native.extent(field)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{name} must be finite")
+    return field, low, high
 
 
 def check_box(box: Box | None, crop_to_frame: Array, size: int, planes: Planes) -> Box:

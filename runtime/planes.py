@@ -74,11 +74,16 @@ def _dtype_of(pixel_format: PixelFormat) -> type[np.uint8] | type[np.uint16]:
 
 
 def planes_of(frame: av.VideoFrame, layout: PlaneLayout) -> tuple[Array, Array, Array]:
-    """Copies of Y, U, V: (H, W), (ceil(H/2), ceil(W/2)) twice, uint8 or uint16; converted if the layout says so."""
+    """Y, U, V: (H, W), (ceil(H/2), ceil(W/2)) twice, uint8 or uint16; converted if the layout says so.
+
+    They are read-only views of the decoder's own picture, which lives as long as they do; rows may be padded.
+    """
     if frame.format.name not in NATIVE or NATIVE[frame.format.name] != layout.pixel_format:
         frame = _converted(frame, layout)
     dtype = _dtype_of(layout.pixel_format)
-    y, u, v = (_plane_view(plane, dtype).copy() for plane in frame.planes)
+    y, u, v = (_plane_view(plane, dtype) for plane in frame.planes)
+    for view in (y, u, v):
+        view.setflags(write=False)
     return y, u, v
 
 

@@ -8,18 +8,17 @@ import numpy as np
 from mien.engine.types import Array, Frame
 
 THUMBNAIL_PX = 32
+SAMPLES = 8 * THUMBNAIL_PX
 NOISE_LEVELS = 3.0
 
 
 def thumbnail(frame: Frame) -> Array:
-    """(32, 32) float32 of the luma plane in 8-bit levels; samples at most about 256 pixels a side, so it costs the
-    same at any resolution.
+    """(32, 32) float32 of the luma plane in 8-bit levels: averages of 256 x 256 of its samples, so it costs the same at
+    any resolution.
     """
     luma = frame.planes[0]
-    step = max(1, min(luma.shape) // 256)
-    small = cv2.resize(
-        np.ascontiguousarray(luma[::step, ::step]), (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA
-    )
+    sampled = cv2.resize(luma, (SAMPLES, SAMPLES), interpolation=cv2.INTER_NEAREST)
+    small = cv2.resize(sampled, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) * np.float32(1.0 if luma.dtype == np.uint8 else 0.25)
 
 

@@ -2,7 +2,9 @@
 #include "composite_yuv.hpp"
 
 #include <cmath>
-#include <memory>
+#include <vector>
+
+#include "spans.hpp"
 
 namespace mien {
 namespace {
@@ -14,159 +16,218 @@ struct Siting {
 };
 constexpr Siting kLuma{1, 0.0}, kChroma{2, 0.5};
 
-// What a run of samples gets: Y, U, V and mask of the crop, and the displacement of the source in luma pixels.
+// What a run of samples gets: the crop's codes (Y, or U and V) and mask, and the displacement of the source in luma pixels.
 struct Run {
     Taps taps;
-    float field[kChunk][4];
+    float value[2][kChunk], mask[kChunk];
     float dx[kChunk], dy[kChunk];
-    int32_t is_touched[kChunk];
 };
 
-// Narrows [begin, end) to the i whose position origin + i step lies in [low, high].
-void narrow(int& begin, int& end, double origin, double step, double low, double high) {
-    const auto is_in = [=](int i) { return origin + i * step >= low && origin + i * step <= high; };
-    if (step != 0) {
-        const double one = (low - origin) / step, other = (high - origin) / step;
-        const double first = std::floor(std::min(one, other)), last = std::ceil(std::max(one, other));
-        begin = static_cast<int>(std::min(std::max(first, static_cast<double>(begin)), static_cast<double>(end)));
-        end = static_cast<int>(std::max(std::min(last + 1, static_cast<double>(end)), static_cast<double>(begin)));
-    }
-    while (begin < end && !is_in(begin)) ++begin;
-    while (begin < end && !is_in(end - 1)) --end;
-}
+// The crop as the planes take it: taps of one sample lie side by side. Only the rows that are read are filled in.
+struct Field {
+    const float* luma;    // (S, S, 2): Y, mask
+    const float* chroma;  // (S, S, 4): U, V, mask, 0
+};
 
-// Samples the interleaved field (S, S, 4) at run.taps; marks the samples that a mask touches, and returns whether there is one.
-MIEN_INLINE bool sample_field(Run& run, const float* field, int size, int n) {
+// Blends rows, then columns, of pictures whose samples are pairs: out[k] at run.taps.
+MIEN_INLINE void sample_pairs(float* first, float* second, const float* pairs, const Taps& taps, int width, int n) {
+    float mixed[kChunk][4];  // two neighbouring pairs, rows already blended
+    int32_t offsets[kChunk];
+    offsets_of(offsets, taps, width, n);
     for (int i = 0; i < n; ++i) {
-        const float* at = field + 4 * (run.taps.iy[i] * size + run.taps.ix[i]);
-        const float* below = at + 4 * size;
-        const float fx = run.taps.fx[i], fy = run.taps.fy[i];
-        for (int k = 0; k < 4; ++k) run.field[i][k] = blend(at[k], at[4 + k], below[k], below[4 + k], fx, fy);
-    }
-    int32_t any = 0;
-    for (int i = 0; i < n; ++i) {
-        run.is_touched[i] = run.field[i][3] != 0.0f;
-        any |= run.is_touched[i];
-    }
-    return any != 0;
-}
-
-// Samples the warp at (cx, cy) in the crop and on; marks the samples it moves, and returns whether there is one.
-template <typename T>
-MIEN_INLINE bool sample_warp(Run& run, const CompositeJob<T>& job, int n, double cx, double dx, double cy, double dy) {
-    const int grid = job.grid;
-    const double ratio = static_cast<double>(grid) / job.size;
-    Taps taps;
-    locate_line(taps, n, grid, grid, (cx + 0.5) * ratio - 0.5, dx * ratio, (cy + 0.5) * ratio - 0.5, dy * ratio);
-    float mixed[kChunk][4];  // two neighbouring nodes, rows already blended
-    for (int i = 0; i < n; ++i) {
-        const float* above = job.warp + 2 * (taps.iy[i] * grid + taps.ix[i]);
-        const float* under = above + 2 * grid;
+        const float* above = pairs + 2 * offsets[i];
+        const float* under = above + 2 * width;
         for (int k = 0; k < 4; ++k) mixed[i][k] = above[k] + taps.fy[i] * (under[k] - above[k]);
     }
+    for (int i = 0; i < n; ++i) {
+        first[i] = mixed[i][0] + taps.fx[i] * (mixed[i][2] - mixed[i][0]);
+        second[i] = mixed[i][1] + taps.fx[i] * (mixed[i][3] - mixed[i][1]);
+    }
+}
+
+// Samples the field (S, S, 4) of U, V and the mask at run.taps.
+MIEN_INLINE void sample_chroma(Run& run, const float* field, int size, int n) {
+    float mixed[kChunk][4];
+    int32_t offsets[kChunk];
+    offsets_of(offsets, run.taps, size, n);
+    for (int i = 0; i < n; ++i) {
+        const float* at = field + 4 * offsets[i];
+        const float* below = at + 4 * size;
+        const float fx = run.taps.fx[i], fy = run.taps.fy[i];
+        for (int k = 0; k < 4; ++k) mixed[i][k] = blend(at[k], at[4 + k], below[k], below[4 + k], fx, fy);
+    }
+    for (int i = 0; i < n; ++i) {
+        run.value[0][i] = mixed[i][0];
+        run.value[1][i] = mixed[i][1];
+        run.mask[i] = mixed[i][2];
+    }
+}
+
+// Samples the warp at n nodes' positions from sample `first` of the line on; returns those that it moves, relative to `first`.
+template <typename T>
+MIEN_INLINE Range sample_warp(Run& run, const CompositeJob<T>& job, int n, int first, const Line& nodes) {
+    Taps taps;
+    locate_line(taps, n, job.grid, job.grid, nodes.x + first * nodes.dx, nodes.dx, nodes.y + first * nodes.dy, nodes.dy);
+    sample_pairs(run.dx, run.dy, job.warp, taps, job.grid, n);
     const float a = static_cast<float>(job.to_frame.a), b = static_cast<float>(job.to_frame.b);
     const float d = static_cast<float>(job.to_frame.d), e = static_cast<float>(job.to_frame.e);
-    int32_t any = 0;
     for (int i = 0; i < n; ++i) {
-        const float wx = mixed[i][0] + taps.fx[i] * (mixed[i][2] - mixed[i][0]);
-        const float wy = mixed[i][1] + taps.fx[i] * (mixed[i][3] - mixed[i][1]);
+        const float wx = run.dx[i], wy = run.dy[i];
         run.dx[i] = a * wx + b * wy;
         run.dy[i] = d * wx + e * wy;
-        const int32_t is_moved = (wx != 0.0f) | (wy != 0.0f);
-        run.is_touched[i] |= is_moved;
-        any |= is_moved;
     }
-    return any != 0;
+    const auto is_moved = [&run](int i) { return (run.dx[i] != 0.0f) | (run.dy[i] != 0.0f); };
+    Range moved{0, n};
+    while (moved.begin < moved.end && !is_moved(moved.begin)) ++moved.begin;
+    while (moved.begin < moved.end && !is_moved(moved.end - 1)) --moved.end;
+    return moved;
 }
 
 // Replaces base by the source at the displaced positions, where there is a displacement.
 template <typename T>
-MIEN_INLINE void displace(float* base, Run& run, const Plane<const T>& source, int n, int first, int row, int step) {
+MIEN_INLINE void displace(float* base, Run& run, const Plane<const T>& source, Range moved, int first, int row, int step) {
     const float inverse = 1.0f / static_cast<float>(step);
+    const float *dx = run.dx + moved.begin, *dy = run.dy + moved.begin;
+    const int n = moved.end - moved.begin;
     float fetched[kChunk];
     locate(
-        run.taps, n, source.width, source.height, first, row,
-        [&](int i) { return static_cast<float>(i) + run.dx[i] * inverse; }, [&](int i) { return run.dy[i] * inverse; });
+        run.taps, n, source.width, source.height, first + moved.begin, row,
+        [=](int i) { return static_cast<float>(i) + dx[i] * inverse; }, [=](int i) { return dy[i] * inverse; });
     if (step == 1) {
         sample_catmull_rom(fetched, source, run.taps, n);
     } else {
         sample_bilinear<false>(fetched, source, run.taps, n);
     }
-    for (int i = 0; i < n; ++i) base[i] = (run.dx[i] != 0.0f) | (run.dy[i] != 0.0f) ? fetched[i] : base[i];
+    base += moved.begin;
+    for (int i = 0; i < n; ++i) base[i] = (dx[i] != 0.0f) | (dy[i] != 0.0f) ? fetched[i] : base[i];
 }
 
 // One row of the planes first_plane .. last_plane, which share their positions.
 template <typename T>
-MIEN_INLINE void composite_row(const CompositeJob<T>& job, const float* field, const Affine& to_crop, int first_plane,
-                               int last_plane, int row, const Siting& siting) {
-    int begin = job.x0 / siting.step, end = (job.x1 + siting.step - 1) / siting.step;
+MIEN_INLINE void composite_row(const CompositeJob<T>& job, const Field& field, const Spans& masked, const Spans& moving,
+                               const Affine& to_crop, int first_plane, int last_plane, int row, const Siting& siting) {
     const double y = row * siting.step + siting.shift;
-    const double cx = to_crop.b * y + to_crop.c, dx = to_crop.a * siting.step;
-    const double cy = to_crop.e * y + to_crop.f, dy = to_crop.d * siting.step;
-    narrow(begin, end, cx, dx, -0.5, job.size - 0.5);
-    narrow(begin, end, cy, dy, -0.5, job.size - 0.5);
+    const Line line{to_crop.b * y + to_crop.c, to_crop.a * siting.step, to_crop.e * y + to_crop.f, to_crop.d * siting.step};
+    const Line nodes = line.scaled(static_cast<double>(job.grid) / job.size);
+    Range square{job.x0 / siting.step, (job.x1 + siting.step - 1) / siting.step};
+    square = narrow(square, line.x, line.dx, -0.5, job.size - 0.5);
+    square = narrow(square, line.y, line.dy, -0.5, job.size - 0.5);
+    const Range mask = masked.narrow_to(square, line), warp = moving.narrow_to(square, nodes), both = mask.with(warp);
     const float top = static_cast<float>(job.top) + 0.5f, keep = job.is_replace ? 1.0f : 0.0f;
     Run run;
     float base[kChunk];
-    for (int first = begin; first < end; first += kChunk) {
-        const int n = std::min(kChunk, end - first);
-        const double x = cx + first * dx, v = cy + first * dy;
-        locate_line(run.taps, n, job.size, job.size, x, dx, v, dy);
-        bool is_touched = sample_field(run, field, job.size, n);
-        const bool is_moved = job.warp && sample_warp(run, job, n, x, dx, v, dy);
-        is_touched |= is_moved;
-        if (!is_touched) continue;
+    for (int first = both.begin; first < both.end; first += kChunk) {
+        const int n = std::min(kChunk, both.end - first);
+        Range moved{0, 0};
+        if (warp.meets(first, n)) moved = sample_warp(run, job, n, first, nodes);
+        if (moved.is_empty() && !mask.meets(first, n)) continue;
+        if (moved.is_empty()) {
+            std::fill(run.dx, run.dx + n, 0.0f);
+            std::fill(run.dy, run.dy + n, 0.0f);
+        }
+        locate_line(run.taps, n, job.size, job.size, line.x + first * line.dx, line.dx, line.y + first * line.dy, line.dy);
+        if (first_plane == 0) {
+            sample_pairs(run.value[0], run.mask, field.luma, run.taps, job.size, n);
+        } else {
+            sample_chroma(run, field.chroma, job.size, n);
+        }
         for (int p = first_plane; p <= last_plane; ++p) {
             const T* from = job.source[p].data + row * job.source[p].pitch + first;
             T* to = job.target[p].data + row * job.target[p].pitch + first;
+            const float* value = run.value[p - first_plane];
             for (int i = 0; i < n; ++i) base[i] = from[i];
-            if (is_moved) displace(base, run, job.source[p], n, first, row, siting.step);
+            if (!moved.is_empty()) displace(base, run, job.source[p], moved, first, row, siting.step);
             for (int i = 0; i < n; ++i) {
-                float code = base[i] + run.field[i][3] * (run.field[i][p] - keep * base[i]) + 0.5f;
+                float code = base[i] + run.mask[i] * (value[i] - keep * base[i]) + 0.5f;
                 code = code > 0.0f ? code : 0.0f;
                 code = code < top ? code : top;
-                to[i] = run.is_touched[i] ? static_cast<T>(static_cast<int>(code)) : from[i];
+                const bool is_touched = (run.mask[i] != 0.0f) | (run.dx[i] != 0.0f) | (run.dy[i] != 0.0f);
+                to[i] = is_touched ? static_cast<T>(static_cast<int>(code)) : from[i];
             }
         }
     }
 }
 
 template <typename T>
-MIEN_INLINE void composite_rows(const CompositeJob<T>& job, const float* field, int first, int last) {
+MIEN_INLINE void composite_rows(const CompositeJob<T>& job, const Field& field, const Spans& masked, const Spans& moving, int first,
+                                int last) {
     const Affine to_crop = job.to_frame.inverse();
     for (int row = first; row < last; ++row) {
         for (int luma = 2 * row; luma < std::min(2 * row + 2, job.y1); ++luma) {
-            composite_row(job, field, to_crop, 0, 0, luma, kLuma);
+            composite_row(job, field, masked, moving, to_crop, 0, 0, luma, kLuma);
         }
-        composite_row(job, field, to_crop, 1, 2, row, kChroma);
+        composite_row(job, field, masked, moving, to_crop, 1, 2, row, kChroma);
     }
 }
 
-// Interleaves Y, U, V (codes, of rgb) and the mask as (S, S, 4): one sample's taps then lie side by side.
-MIEN_CLONES void interleave(float* field, const float* rgb, const float* mask, int area, const double* linear, const double* offset) {
+MIEN_CLONES void composite_rows_8(const CompositeJob<uint8_t>& job, const Field& field, const Spans& masked, const Spans& moving,
+                                  int first, int last) {
+    composite_rows(job, field, masked, moving, first, last);
+}
+MIEN_CLONES void composite_rows_10(const CompositeJob<uint16_t>& job, const Field& field, const Spans& masked, const Spans& moving,
+                                   int first, int last) {
+    composite_rows(job, field, masked, moving, first, last);
+}
+
+// Writes Y and the mask, and U, V (codes, of rgb) and the mask, of `count` pixels from `start` on.
+MIEN_CLONES void interleave(float* luma, float* chroma, const float* rgb, const float* mask, int area, int start, int count,
+                            const double* linear, const double* offset) {
     float m[9], c[3];
     for (int k = 0; k < 9; ++k) m[k] = static_cast<float>(linear[k]);
     for (int k = 0; k < 3; ++k) c[k] = static_cast<float>(offset[k]);
-    for (int i = 0; i < area; ++i) {
-        const float r = rgb[i], g = rgb[area + i], b = rgb[2 * area + i];
-        for (int k = 0; k < 3; ++k) field[4 * i + k] = m[3 * k] * r + m[3 * k + 1] * g + m[3 * k + 2] * b + c[k];
-        field[4 * i + 3] = mask[i];
+    const float *red = rgb + start, *green = red + area, *blue = green + area;
+    luma += 2 * start, chroma += 4 * start, mask += start;
+    for (int i = 0; i < count; ++i) {
+        const float r = red[i], g = green[i], b = blue[i];
+        luma[2 * i] = m[0] * r + m[1] * g + m[2] * b + c[0];
+        luma[2 * i + 1] = mask[i];
+        chroma[4 * i] = m[3] * r + m[4] * g + m[5] * b + c[1];
+        chroma[4 * i + 1] = m[6] * r + m[7] * g + m[8] * b + c[2];
+        chroma[4 * i + 2] = mask[i];
+        chroma[4 * i + 3] = 0.0f;
     }
 }
 
-MIEN_CLONES void composite_rows_8(const CompositeJob<uint8_t>& job, const float* field, int first, int last) {
-    composite_rows(job, field, first, last);
+// The mask below which no code changes: what it lets through stays under half a code, whatever the neighbours' weights.
+template <typename T>
+float least_mask(const CompositeJob<T>& job) {
+    const Extent rgb = extent(job.rgb, 3 * static_cast<size_t>(job.size) * job.size);
+    const double peak = std::max(std::abs(rgb.low), std::abs(rgb.high));
+    double most = 0.0;
+    for (int k = 0; k < 3; ++k) {
+        const double* row = job.linear + 3 * k;
+        most = std::max(most, peak * (std::abs(row[0]) + std::abs(row[1]) + std::abs(row[2])) + std::abs(job.offset[k]));
+    }
+    if (job.is_replace) most += job.top;
+    return most > 0.0 ? static_cast<float>(std::min(0.49 / most, 1.0)) : 1.0f;
 }
-MIEN_CLONES void composite_rows_10(const CompositeJob<uint16_t>& job, const float* field, int first, int last) {
-    composite_rows(job, field, first, last);
+
+// The crop's rows that samples within the spans read.
+template <typename T>
+Range rows_read(const CompositeJob<T>& job, const Spans& masked, const Spans& moving) {
+    Range rows{0, 0};
+    if (!masked.is_empty()) rows = {masked.top() - 3, masked.bottom() + 4};
+    if (!moving.is_empty()) {
+        const double pitch = static_cast<double>(job.size) / job.grid;
+        rows = rows.with({static_cast<int>((moving.top() - 1) * pitch) - 3, static_cast<int>((moving.bottom() + 2) * pitch) + 4});
+    }
+    return {std::max(rows.begin, 0), std::min(rows.end, job.size)};
 }
 
 template <typename T, typename Rows>
-void run(const CompositeJob<T>& job, int threads, Rows rows) {
-    const int area = job.size * job.size;
-    const std::unique_ptr<float[]> field(new float[4 * static_cast<size_t>(area)]);
-    interleave(field.get(), job.rgb, job.mask, area, job.linear, job.offset);
-    for_rows(threads, job.y0 / 2, (job.y1 + 1) / 2, [&](int first, int last) { rows(job, field.get(), first, last); });
+void run(const CompositeJob<T>& job, int threads, Rows composite_band) {
+    const int size = job.size, area = size * size;
+    const Spans masked = spans_of(job.mask, size, 1, least_mask(job));
+    const Spans moving = job.warp ? spans_of(job.warp, job.grid, 2, 0.0f) : Spans(0);
+    const Range read = rows_read(job, masked, moving);
+    if (read.is_empty()) return;
+    thread_local std::vector<float> kept;  // fresh pages would cost more than what is written there
+    if (kept.size() < 6 * static_cast<size_t>(area)) kept.resize(6 * static_cast<size_t>(area));
+    float *luma = kept.data(), *chroma = luma + 2 * area;
+    interleave(luma, chroma, job.rgb, job.mask, area, read.begin * size, (read.end - read.begin) * size, job.linear, job.offset);
+    const Field field{luma, chroma};
+    for_rows(threads, job.y0 / 2, (job.y1 + 1) / 2,
+             [&](int first, int last) { composite_band(job, field, masked, moving, first, last); });
 }
 
 }  // namespace

@@ -5,9 +5,11 @@
 #include <optional>
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 
 #include "composite_yuv.hpp"
 #include "crop_yuv.hpp"
+#include "spans.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -60,6 +62,11 @@ void composite_yuv(Picture<const T> y, Picture<const T> u, Picture<const T> v, P
     mien::composite(job, threads);
 }
 
+std::pair<float, float> extent(const Floats& numbers) {
+    const mien::Extent found = mien::extent(numbers.data(), numbers.size());
+    return {found.low, found.high};
+}
+
 template <typename T>
 void define(nb::module_& m) {
     m.def("crop_yuv", &crop_yuv<T>, "y"_a, "u"_a, "v"_a, "crop_to_frame"_a, "luma_k"_a, "chroma_k"_a, "linear"_a, "offset"_a,
@@ -75,4 +82,5 @@ NB_MODULE(_native, m) {
     m.doc() = "CPU paths of mien.kernels.";
     define<uint8_t>(m);
     define<uint16_t>(m);
+    m.def("extent", &extent, "numbers"_a, "Return the lowest and the highest of float32 numbers, (nan, nan) unless all are finite.");
 }

@@ -5,9 +5,10 @@
 #include <thread>
 #include <vector>
 
-// One copy of the function for AVX2 with FMA and one for any x86-64, chosen when the module is loaded.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define MIEN_CLONES __attribute__((target_clones("arch=haswell", "default")))
+// One copy of the function for AVX-512, one for AVX2 with FMA and one for any x86-64, chosen when the module is loaded. The levels
+// are asked for by what a processor can do; "arch=haswell" would be taken by that one model only, and no AMD would get it.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
+#define MIEN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define MIEN_CLONES
 #endif

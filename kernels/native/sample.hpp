@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "parallel.hpp"
 
@@ -73,6 +74,11 @@ MIEN_INLINE void locate_line(Taps& taps, int n, int width, int height, double x0
         [=](int i) { return y + static_cast<float>(i) * step_y; });
 }
 
+// Where the top-left taps lie in a plane of that pitch; a loop of its own because it is vector code and what follows is not.
+MIEN_INLINE void offsets_of(int32_t* offsets, const Taps& taps, int32_t pitch, int n) {
+    for (int i = 0; i < n; ++i) offsets[i] = taps.iy[i] * pitch + taps.ix[i];
+}
+
 // Two neighbouring samples in one word, the left one in the low half: loads stay scalar, arithmetic becomes vector code.
 template <typename T>
 MIEN_INLINE uint32_t pair(const T* at) {
@@ -98,8 +104,10 @@ MIEN_INLINE void sample_bilinear(float* result, const Plane<const T>& plane, con
     const ptrdiff_t below = plane.height > 1 ? plane.pitch : 0;
     uint32_t above[kChunk], under[kChunk];
     if (plane.width > 1) {
+        int32_t offsets[kChunk];
+        offsets_of(offsets, taps, static_cast<int32_t>(plane.pitch), n);
         for (int i = 0; i < n; ++i) {
-            const T* at = plane.data + taps.iy[i] * plane.pitch + taps.ix[i];
+            const T* at = plane.data + offsets[i];
             above[i] = pair(at);
             under[i] = pair(at + below);
         }
@@ -125,25 +133,45 @@ MIEN_INLINE void catmull_rom_weights(float t, float* weights) {
     weights[3] = 0.5f * (t3 - t2);
 }
 
+// Four neighbouring samples in one word, the leftmost one in the low bits.
+template <typename T>
+using Quad = std::conditional_t<sizeof(T) == 1, uint32_t, uint64_t>;
+template <typename T>
+MIEN_INLINE Quad<T> quad(const T* at) {
+    Quad<T> word = 0;
+    for (int k = 0; k < 4; ++k) word |= static_cast<Quad<T>>(at[k]) << (8 * sizeof(T) * k);
+    return word;
+}
+template <typename T>
+MIEN_INLINE float of_quad(Quad<T> word, int k) {
+    constexpr int kBits = 8 * sizeof(T);
+    return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(word >> (kBits * k)) & ((1u << kBits) - 1)));
+}
+
 // Writes the Catmull-Rom samples of an integer plane at the taps.
 template <typename T>
 MIEN_INLINE void sample_catmull_rom(float* result, const Plane<const T>& plane, const Taps& taps, int n) {
-    uint32_t first[4][kChunk], second[4][kChunk];  // taps -1, 0 and 1, 2 of four rows
+    Quad<T> rows[4][kChunk];  // taps -1 .. 2 of four rows
+    int32_t is_near_edge = 0;
     for (int i = 0; i < n; ++i) {
         const int ix = taps.ix[i], iy = taps.iy[i];
-        if (ix >= 1 && iy >= 1 && ix + 2 < plane.width && iy + 2 < plane.height) {
-            const T* row = plane.data + (iy - 1) * plane.pitch + ix - 1;
-            for (int j = 0; j < 4; ++j, row += plane.pitch) {
-                first[j][i] = pair(row);
-                second[j][i] = pair(row + 2);
-            }
-        } else {
+        is_near_edge |= (ix < 1) | (iy < 1) | (ix + 2 >= plane.width) | (iy + 2 >= plane.height);
+    }
+    if (!is_near_edge) {
+        int32_t offsets[kChunk];
+        offsets_of(offsets, taps, static_cast<int32_t>(plane.pitch), n);
+        const T* const start = plane.data - plane.pitch - 1;
+        for (int i = 0; i < n; ++i) {
+            const T* row = start + offsets[i];
+            for (int j = 0; j < 4; ++j, row += plane.pitch) rows[j][i] = quad(row);
+        }
+    } else {
+        for (int i = 0; i < n; ++i) {
             for (int j = 0; j < 4; ++j) {
-                const T* row = plane.data + std::clamp(iy + j - 1, 0, plane.height - 1) * plane.pitch;
+                const T* row = plane.data + std::clamp(taps.iy[i] + j - 1, 0, plane.height - 1) * plane.pitch;
                 T tap[4];
-                for (int k = 0; k < 4; ++k) tap[k] = row[std::clamp(ix + k - 1, 0, plane.width - 1)];
-                first[j][i] = pair(tap);
-                second[j][i] = pair(tap + 2);
+                for (int k = 0; k < 4; ++k) tap[k] = row[std::clamp(taps.ix[i] + k - 1, 0, plane.width - 1)];
+                rows[j][i] = quad(tap);
             }
         }
     }
@@ -152,8 +180,9 @@ MIEN_INLINE void sample_catmull_rom(float* result, const Plane<const T>& plane, 
         catmull_rom_weights(taps.fx[i], wx);
         catmull_rom_weights(taps.fy[i], wy);
         for (int j = 0; j < 4; ++j) {
-            total += wy[j] * (wx[0] * left<T>(first[j][i]) + wx[1] * right<T>(first[j][i]) +
-                              wx[2] * left<T>(second[j][i]) + wx[3] * right<T>(second[j][i]));
+            const Quad<T> word = rows[j][i];
+            total += wy[j] * (wx[0] * of_quad<T>(word, 0) + wx[1] * of_quad<T>(word, 1) + wx[2] * of_quad<T>(word, 2) +
+                              wx[3] * of_quad<T>(word, 3));
         }
         result[i] = total;
     }

@@ -84,6 +84,28 @@ def test_replace_matches_definition(
     )
 
 
+@pytest.mark.parametrize("size, grid", [(40, 10), (64, 64), (33, 5)])
+@pytest.mark.parametrize("degrees", [0.0, 4.0, -37.0, 90.0, 135.0])
+def test_islands_of_mask_and_warp_match_definition(path, noise_frame, placed, size, grid, degrees):
+    """Masks and warps that are zero but for a few pixels and nodes, apart from each other and at the crop's borders."""
+    planes, affine = noise_frame(170, 141), placed(size, 80.3, 70.2, 70.7 / size, degrees)
+    rng = np.random.default_rng(size + int(abs(degrees)))
+    for row, column in ((0, 0), (size - 1, size // 2), (size // 3, size // 3), (size // 2, size - 1)):
+        delta, mask, warp = fields(size, grid)
+        mask[:], warp[:] = 0, 0
+        mask[row, column : column + 2] = rng.random()
+        warp[grid * (size - 1 - column) // size, grid * row // size] = rng.normal(0, 1.5, 2)
+        for values in ((mask, warp), (mask, None), (mask * 0, warp), (mask * np.float32(1e-3), warp)):
+            arguments = (planes, affine, delta, *values)
+            assert_planes_close(
+                composite_delta_yuv(*arguments, **COLOUR), composite_delta_yuv_ref(*arguments, **COLOUR), 1e-3
+            )
+        arguments = (planes, affine, np.clip(delta, -1, 1), mask * np.float32(0.01))
+        assert_planes_close(
+            composite_replace_yuv(*arguments, **COLOUR), composite_replace_yuv_ref(*arguments, **COLOUR), 1e-3
+        )
+
+
 @pytest.mark.parametrize("matrix", ["bt601", "bt709", "bt2020"])
 @pytest.mark.parametrize("color_range", ["limited", "full"])
 @pytest.mark.parametrize("bit_depth", [8, 10])

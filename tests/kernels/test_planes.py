@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mien.kernels import cpp
 from mien.kernels.composite_yuv import composite_delta_yuv
 from mien.kernels.planes import paste_box
 
@@ -34,6 +35,18 @@ def test_paste_box_holds_every_sample_of_the_square(placed, scale, degrees, x, y
 
 def test_paste_box_outside_the_frame_is_empty(placed):
     assert paste_box(placed(16, -900.0, 20.0, 1.0), 16, 79, 61) == (0, 0, 0, 0)
+
+
+@pytest.mark.skipif(cpp.native is None, reason="no C++ module in this installation")
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 100, 4096])
+def test_extent_is_the_lowest_and_the_highest_or_nan(count):
+    numbers = np.random.default_rng(count).normal(0, 9, count).astype(np.float32)
+    assert cpp.native.extent(numbers) == (numbers.min(), numbers.max())
+    for bad in (np.nan, -np.nan, np.inf, -np.inf):
+        for place in {0, count // 2, count - 1}:
+            spoilt = numbers.copy()
+            spoilt[place] = bad
+            assert np.isnan(cpp.native.extent(spoilt)).all()
 
 
 def _bad_arguments() -> list[tuple[str, dict]]:

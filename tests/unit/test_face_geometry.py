@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from mien.engine.face.align import crop_to_frame, ffhq_quad, paste_box
 from mien.engine.face.detect import Detector, decode, small_luma, stored_box, suppress, upright
+from mien.engine.face.landmarks import samples_per_axis
 from mien.engine.face.points import box_crop, face_box, invert, iou, landmark_crop, roll, transform
 from mien.engine.types import Array, Frame
 
@@ -150,3 +152,9 @@ def test_small_luma_of_ten_bits_is_that_of_eight(frame_of: Callable[..., Frame])
 def test_iou() -> None:
     assert iou((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
     assert iou((0, 0, 1, 1), (1, 0, 2, 1)) == 0.0
+
+
+@pytest.mark.parametrize(("ratio", "samples"), [(0.4, 1), (1.0, 1), (1.2, 2), (2.0, 2), (4.0, 2), (5.0, 3), (30.0, 4)])
+def test_the_landmark_crop_averages_few_samples(ratio: float, samples: int) -> None:
+    c, s = ratio * math.cos(0.7), ratio * math.sin(0.7)
+    assert samples_per_axis(np.array([[c, -s, 5.0], [s, c, 9.0]])) == samples

@@ -12,6 +12,7 @@ from mien.engine.face.points import face_axes
 from mien.engine.face.warp import (
     BACKWARDS,
     GRID,
+    STILL_PX,
     backward_field,
     forward_field,
     motions,
@@ -80,6 +81,20 @@ def test_the_warp_moves_the_picture_as_the_template_says(points: Array) -> None:
         centre = (after * rows)[near].sum() / after[near].sum(), (after * columns)[near].sum() / after[near].sum()
         assert centre[0] == pytest.approx(round(points[k, 1]) - rise, abs=1.0)
         assert centre[1] == pytest.approx(round(points[k, 0]), abs=0.3)
+
+
+def test_far_from_the_motion_nothing_moves(points: Array) -> None:
+    """Tails that cannot be seen are zero; a crop keeps its samples there, whatever is around the nodes that move."""
+    field = warp_field(motions([(LIFT, 1.0)]), points, ONES, SIZE)
+    assert field is not None
+    length = np.hypot(field[..., 0], field[..., 1])
+    assert length[length > 0].min() >= STILL_PX and 0.05 < (length > 0).mean() < 0.5
+    image = np.random.default_rng(1).standard_normal((3, SIZE, SIZE)).astype(np.float32)
+    fine = cv2.resize(field, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    columns, rows = np.meshgrid(np.arange(SIZE, dtype=np.float32), np.arange(SIZE, dtype=np.float32))
+    maps = columns + fine[..., 0], rows + fine[..., 1]
+    whole = [cv2.remap(c, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE) for c in image]
+    np.testing.assert_array_equal(warp_crop(image, field), np.stack(whole))
 
 
 def test_backward_undoes_forward(points: Array) -> None:
