@@ -38,14 +38,14 @@ class PlainWay:
 
     def __init__(self, bundle: Bundle, spec: EditSpec, config: EngineConfig) -> None:
         method_class = methods.load(spec.method)
-        names = {"detector", "landmarks", "parser", *method_class.networks(spec, bundle.edits)}
+        names = {"detector", "landmarks", "parser", *method_class.networks(spec, bundle.manifest)}
         self._networks = {name: bundle.load(name, "torch", config) for name in sorted(names)}
         active = [(bundle.edits[name], strength) for name, strength in spec.active]
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self._regions = sorted({region for edit, _ in active for region in edit.regions})
         self._within = spec.region
         self._size = bundle.manifest.crop_size_px
-        self._method: Method = method_class(spec, bundle.edits, bundle.manifest, bundle.directions, self._networks)
+        self._method: Method = method_class(spec, bundle.manifest, bundle.directions, self._networks)
 
     def edit_clip(
         self, source: Path, target: Path, *, crf: int = 18, preset: str = "veryfast"

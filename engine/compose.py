@@ -58,8 +58,27 @@ class FaceMemory:
         return mask
 
 
+@dataclass(frozen=True, slots=True)
+class FaceJob:
+    """One face of one frame, begun: what `FaceEdit.finish` needs, and nothing that a later frame changes.
+
+    crop: (3, S, S), not warped. field: (G, G, 2) backward warp. mask: (S, S).
+    """
+
+    track: FaceTrack
+    affine: Array
+    box: PixelBox
+    crop: Array
+    field: Array | None
+    mask: Array
+    weight: float
+
+
 class FaceEdit:
-    """Edits faces for one spec. Calls for one face come in frame order; its memory is the caller's."""
+    """Edits faces for one spec, in two halves: `begin` for one face comes in frame order, and its memory is the caller's;
+
+    `finish` may run for several frames at a time, in any order, unless `in_order`.
+    """
 
     def __init__(
         self,
@@ -68,8 +87,10 @@ class FaceEdit:
         method: Method,
         parser: Network,
         crop_px: int,
-        threads: int,
         clock: Clock,
+        *,
+        threads: int = 1,
+        in_order: bool = True,
     ) -> None:
         active = [(edits[name], strength) for name, strength in spec.active]
         self.method = method
@@ -78,6 +99,7 @@ class FaceEdit:
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self.crop_px = crop_px
         self._parser, self._threads, self._clock = parser, threads, clock
+        self.in_order = in_order
         self._nothing = np.zeros((3, crop_px, crop_px), np.float32)
 
     def crop(self, frame: Frame, affine: Array) -> Array:
@@ -85,21 +107,17 @@ class FaceEdit:
         colour: Any = {"matrix": frame.matrix, "color_range": frame.color_range, "bit_depth": bit_depth(frame)}
         return crop_yuv(frame.planes, affine, self.crop_px, threads=self._threads, **colour)
 
-    def __call__(
-        self, frame: Frame, planes: Planes, place: Placement, memory: FaceMemory
-    ) -> tuple[Planes, PixelBox | None]:
-        """The planes with this face edited, and the box that may have changed; the same planes and None where there is
-        nothing to do.
-
-        planes: the frame's own, or those in which other faces have been edited already; the crop always comes from the
-        frame.
-        """
+    def begin(self, frame: Frame, place: Placement, memory: FaceMemory) -> FaceJob | None:
+        """Crop, parse and mask; None where the face lies outside the frame."""
         affine = crop_to_frame(place.quad, self.crop_px)
         box = paste_box(place.quad, frame.width_px, frame.height_px)
         if box[2] - box[0] < 2 or box[3] - box[1] < 2:
-            return planes, None
+            return None
         with self._clock("crop"):
             crop = self.crop(frame, affine)
+        if memory.track.w_sum is None and self.method.wants_code():
+            with self._clock("code"):
+                self.method.encode(memory.track, crop)
         with self._clock("parse"):
             small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
             image = np.ascontiguousarray(small.transpose(2, 0, 1)[None])
@@ -109,21 +127,31 @@ class FaceEdit:
             masks = FaceMasks(probabilities, points, self.crop_px)
             field = self._field(masks, points, memory)
             mask = memory.steady("region", masks.united(self._regions, self._within))
-        with self._clock("edit"):
-            warped = crop if field is None or not self.method.wants_code() else warp_crop(crop, field)
-            answer = self.method.finish(memory.track, warped, mask)
-        if answer is None and field is None:
+        return FaceJob(memory.track, affine, box, crop, field, mask, place.weight)
+
+    def finish(self, frame: Frame, planes: Planes, job: FaceJob) -> tuple[Planes, PixelBox | None]:
+        """The planes with this face edited, and the box that may have changed; the same planes and None where there is
+        nothing to do.
+
+        planes: the frame's own, or those in which other faces have been edited already; the crop always comes from the
+        frame.
+        """
+        with self._clock("networks"):
+            reads = self.method.wants_code()
+            crop = warp_crop(job.crop, job.field) if reads and job.field is not None else job.crop
+            answer = self.method.finish(job.track, crop, job.mask)
+        if answer is None and job.field is None:
             return planes, None
         with self._clock("composite"):
-            weight = np.float32(place.weight)
-            shared: Any = {"box": box, "threads": self._threads, "matrix": frame.matrix}
+            weight = np.float32(job.weight)
+            shared: Any = {"box": job.box, "threads": self._threads, "matrix": frame.matrix}
             shared |= {"color_range": frame.color_range, "bit_depth": bit_depth(frame)}
-            mask = mask if place.weight == 1.0 else mask * weight
+            mask = job.mask if job.weight == 1.0 else job.mask * weight
             if self.method.composition == "replace" and answer is not None:
-                return composite_replace_yuv(planes, affine, answer, mask, **shared), box
-            warp = None if field is None else field * weight
+                return composite_replace_yuv(planes, job.affine, answer, mask, **shared), job.box
+            warp = None if job.field is None else job.field * weight
             answer = self._nothing if answer is None else answer
-            return composite_delta_yuv(planes, affine, answer, mask, warp, **shared), box
+            return composite_delta_yuv(planes, job.affine, answer, mask, warp, **shared), job.box
 
     def _field(self, masks: FaceMasks, points: Array, memory: FaceMemory) -> Array | None:
         if not self._motions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -43,13 +43,15 @@ class EngineConfig:
 
     device: "cpu", "cuda" or "cuda:N". backend: a name of `mien.engine.backend.names()`, or "auto": the first usable.
     precision: of the networks' arithmetic; a backend that cannot do it says so. threads: per network, 0 for
-    `usable_cores()`. cache_folder: where bundles that are not packaged are looked for.
+    `usable_cores()`. frames_at_once: how many frames the caller may finish at a time, which then share the threads.
+    cache_folder: where bundles that are not packaged are looked for.
     """
 
     device: str = "cpu"
     backend: str = "auto"
     precision: Precision = "float32"
     threads: int = 0
+    frames_at_once: int = 1
     cache_folder: Path = field(default_factory=default_cache_folder)
 
     def __post_init__(self) -> None:
@@ -62,6 +64,13 @@ class EngineConfig:
             raise InputError(
                 f"threads is {self.threads!r}: use a whole number from 1 to {MAX_THREADS}, or 0 for all cores"
             )
+
+        if self.frames_at_once < 1:
+            raise InputError(f"frames_at_once is {self.frames_at_once!r}: use 1 or more")
+
+    def for_one_frame(self) -> EngineConfig:
+        """What is left for each of the frames finished at a time."""
+        return replace(self, threads=max(1, self.num_threads // self.frames_at_once), frames_at_once=1)
 
     @property
     def num_threads(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mien.engine import edits as methods
 from mien.engine.backend import Network, Selection, select
@@ -16,15 +17,16 @@ from mien.engine.config import EngineConfig
 from mien.engine.errors import BundleError, EditError
 from mien.engine.face.align import ffhq_quad
 from mien.engine.face.detect import Detector
+from mien.engine.face.gate import turn_weight
 from mien.engine.face.landmarks import Landmarker
 from mien.engine.face.track import Tracker
-from mien.engine.manifest import AttributeEdit
 from mien.engine.spec import EditSpec
 from mien.engine.stream import Stream
-from mien.engine.survey import EditedFrame, Survey, edit_faces
+from mien.engine.survey import EditedFrame, Survey, begin_faces, finish_faces
 from mien.engine.types import FaceTrack, Frame
 
-ANALYSIS = ("detector", "landmarks", "parser")
+FOLLOWING = ("detector", "landmarks")
+ANALYSIS = (*FOLLOWING, "parser")
 
 
 class Editor:
@@ -64,23 +66,28 @@ class Editor:
             self._load(method_class, networks)
 
     def _load(self, method_class: methods.MethodClass, networks: Mapping[str, Network] | None) -> None:
-        known: dict[str, AttributeEdit] = dict(self.bundle.edits)
-        wanted = ANALYSIS + method_class.networks(self.spec, known)
+        manifest = self.bundle.manifest
+        in_order = method_class.in_order(self.spec, manifest)
+        each = self.config if in_order else self.config.for_one_frame()
+        wanted = ANALYSIS + method_class.networks(self.spec, manifest)
         if networks is None:
             self.selection = select(self.config)
-            loaded = {name: self.bundle.load(name, self.selection.backend, self.config) for name in wanted}
+            loaded = {
+                name: self.bundle.load(name, self.selection.backend, self.config if name in FOLLOWING else each)
+                for name in wanted
+            }
         else:
             loaded = dict(networks)
             if missing := [name for name in wanted if name not in loaded]:
                 raise BundleError(
                     f"the edits need the networks {', '.join(wanted)}; {', '.join(missing)} were not given"
                 )
-        threads = self.config.num_threads
-        method = method_class(self.spec, known, self.bundle.manifest, self.bundle.directions, loaded)
-        size = self.bundle.manifest.crop_size_px
-        self._edit = FaceEdit(self.spec, known, method, loaded["parser"], size, threads, self._clock)
+        method = method_class(self.spec, manifest, self.bundle.directions, loaded)
+        options: Any = {"threads": each.num_threads, "in_order": in_order}
+        size = manifest.crop_size_px
+        self._edit = FaceEdit(self.spec, manifest.edits, method, loaded["parser"], size, self._clock, **options)
         self._detector = Detector(loaded["detector"])
-        self._landmarker = Landmarker(loaded["landmarks"], threads)
+        self._landmarker = Landmarker(loaded["landmarks"], self.config.num_threads)
 
     @property
     def active(self) -> bool:
@@ -113,10 +120,11 @@ class Editor:
         if tracker is None:
             return EditedFrame(frame)
         faces = largest(tracker.update(frame), self.spec.faces)
-        places = [
-            Placement(f.track_id, ffhq_quad(f.landmarks_px.astype(float)), f.landmarks_px.astype(float)) for f in faces
-        ]
-        return edit_faces(self._edit, frame, places, {f.track_id: FaceMemory(FaceTrack(f.track_id)) for f in faces})
+        points = {f.track_id: f.landmarks_px.astype(float) for f in faces}
+        placed = [Placement(k, ffhq_quad(p), p, turn_weight(p)) for k, p in points.items()]
+        places = [place for place in placed if place.weight > 0.0]
+        memories = {f.track_id: FaceMemory(FaceTrack(f.track_id)) for f in faces}
+        return finish_faces(self._edit, begin_faces(self._edit, frame, places, memories))
 
 
 def check_edits(spec: EditSpec, bundle: Bundle) -> None:

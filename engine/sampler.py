@@ -16,9 +16,9 @@ from typing import Any
 from mien.engine.schedule import Schedule
 
 Denoiser = Callable[[Any, int], Any]
-Pair = Callable[[Any, Any, int], tuple[Any, Any]]
-"""(z_t, z'_t, t) -> (x0 of the source's denoiser at z_t, x0 of the edited one at z'_t), so that a caller can run both
-as rows of one batch.
+Difference = Callable[[Any, Any, int], Any]
+"""(z_t, z'_t, t) -> edited minus source, both clean: x0(z'_t) of the edited denoiser less x0(z_t) of the source's, as
+two rows of one batch or as one row of a network that was distilled to answer it.
 """
 
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
@@ -95,16 +95,20 @@ def invert_ddim(denoiser: Denoiser, x: Any, schedule: Schedule, timesteps: Seque
 
 
 def sample_difference(
-    pair: Pair, z: Any, schedule: Schedule, timesteps: Sequence[int], noise: Sequence[Any], gain: float = 1.0
+    difference: Difference,
+    z: Any,
+    schedule: Schedule,
+    timesteps: Sequence[int],
+    noise: Sequence[Any],
+    gain: float = 1.0,
 ) -> Any:
     """The two-branch difference (after InfEdit's virtual inversion, Xu et al. 2023): clean z -> edited clean z; no
     noise is ever decoded.
 
-    At each t: z_t = z noised, z'_t = the current answer noised alike; answer = z + gain (edited(z'_t) - source(z_t)).
+    At each t: z_t = z noised, z'_t = the current answer noised alike; answer = z + gain difference(z_t, z'_t, t).
     Equal denoisers give z back exactly.
     """
     out = z
     for t, fixed in zip(timesteps, noise, strict=True):
-        source, edited = pair(schedule.add_noise(z, fixed, t), schedule.add_noise(out, fixed, t), t)
-        out = z + gain * (edited - source)
+        out = z + gain * difference(schedule.add_noise(z, fixed, t), schedule.add_noise(out, fixed, t), t)
     return out

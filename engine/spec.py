@@ -14,7 +14,8 @@ from typing import Any, Literal
 from mien.engine.errors import EditError
 
 REGIONS = (
-    "face", "skin", "hair", "mouth", "eyes", "brows", "nose", "glasses", "lower_face", "head", "all",
+    "face", "skin", "hair", "mouth", "eyes", "brows", "nose", "glasses", "lower_face", "lips", "complexion", "beard", "locks",
+    "head", "all",
 )  # fmt: skip
 BLENDS = ("feather",)
 COMPOSITIONS = ("auto", "delta", "replace")

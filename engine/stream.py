@@ -12,9 +12,10 @@ from mien.engine.choose import RunningChoice
 from mien.engine.clock import Clock
 from mien.engine.compose import FaceEdit, FaceMemory, Placement
 from mien.engine.face.align import StreamSmoother, crop_to_frame
+from mien.engine.face.gate import turn_weight
 from mien.engine.face.track import Tracker
 from mien.engine.spec import EditSpec
-from mien.engine.survey import CODE_EVERY, MAX_GAP, RAMP_FRAMES, EditedFrame, edit_faces
+from mien.engine.survey import CODE_EVERY, MAX_GAP, RAMP_FRAMES, EditedFrame, begin_faces, finish_faces
 from mien.engine.types import FaceTrack, Frame
 
 
@@ -60,14 +61,17 @@ class Stream:
             followed = self._follow(face.track_id)
             quad, points = followed.smoother(face.landmarks_px.astype(np.float64))
             followed.last = self._position
+            weight = followed.weight * turn_weight(points)
+            if weight == 0.0:
+                continue
             if followed.edited % CODE_EVERY == 0 and self._edit.method.wants_code():
                 with self._clock("code"):
                     crop = self._edit.crop(frame, crop_to_frame(quad, self._edit.crop_px))
                     self._edit.method.encode(followed.memory.track, crop)
             followed.edited += 1
-            places.append(Placement(face.track_id, quad, points, followed.weight))
+            places.append(Placement(face.track_id, quad, points, weight))
         memories = {k: followed.memory for k, followed in self._followed.items()}
-        return edit_faces(self._edit, frame, places, memories)
+        return finish_faces(self._edit, begin_faces(self._edit, frame, places, memories))
 
     def _follow(self, track_id: int) -> _Followed:
         """The track's state for this frame: a face that comes within a scene, or back after a gap, fades in over 4

@@ -11,8 +11,9 @@ import numpy as np
 
 from mien.engine.choose import Presence, choose_tracks, largest, prominence
 from mien.engine.clock import Clock
-from mien.engine.compose import FaceEdit, FaceMemory, PixelBox, Placement
+from mien.engine.compose import FaceEdit, FaceJob, FaceMemory, PixelBox, Placement
 from mien.engine.face.align import crop_to_frame, ffhq_quad, smooth_points, smooth_quads
+from mien.engine.face.gate import turn_weight
 from mien.engine.face.points import area
 from mien.engine.face.track import Tracker
 from mien.engine.spec import EditSpec
@@ -64,22 +65,39 @@ class _Seen:
     score_sum: float = 0.0
 
 
-def edit_faces(
+@dataclass(frozen=True, slots=True)
+class BegunFrame:
+    """A frame whose faces are begun; pictures only, nothing that a later frame changes."""
+
+    frame: Frame
+    jobs: tuple[FaceJob, ...] = ()
+
+
+def begin_faces(
     edit: FaceEdit | None, frame: Frame, places: Sequence[Placement], memories: dict[int, FaceMemory]
-) -> EditedFrame:
-    """Edit faces of a frame one after the other; with none the frame comes back as it is."""
-    planes, boxes = frame.planes, []
-    for place in places:
-        if edit is not None:
-            planes, box = edit(frame, planes, place, memories[place.track_id])
-            boxes += [box] if box is not None else []
-    return EditedFrame(replace(frame, planes=planes), tuple(boxes)) if boxes else EditedFrame(frame)
+) -> BegunFrame:
+    """The first half of editing a frame's faces; a face's frames come in order."""
+    if edit is None:
+        return BegunFrame(frame)
+    begun = [edit.begin(frame, place, memories[place.track_id]) for place in places]
+    return BegunFrame(frame, tuple(job for job in begun if job is not None))
+
+
+def finish_faces(edit: FaceEdit | None, begun: BegunFrame) -> EditedFrame:
+    """The second half: one face after the other; with none the frame comes back as it is."""
+    planes, boxes = begun.frame.planes, []
+    for job in begun.jobs:
+        assert edit is not None
+        planes, box = edit.finish(begun.frame, planes, job)
+        boxes += [box] if box is not None else []
+    return EditedFrame(replace(begun.frame, planes=planes), tuple(boxes)) if boxes else EditedFrame(begun.frame)
 
 
 class Plan:
     """What to do to each frame of a surveyed clip.
 
-    `edit` takes the frames in the survey's order, because a face's bank follows them.
+    `edit` takes the frames in the survey's order. So does `begin`, its first half; `finish`, the second, may run for
+    several frames at a time, unless `in_order`.
     """
 
     def __init__(
@@ -92,9 +110,22 @@ class Plan:
         self._edit, self._places, self._memories = edit, places, memories
         self.tracks = tracks
 
+    @property
+    def in_order(self) -> bool:
+        """Whether `finish` too must take the frames one after the other: a face's bank follows them."""
+        return self._edit is not None and self._edit.in_order
+
     def edit(self, frame: Frame) -> EditedFrame:
         """The frame edited as planned; the same object where no face is to be edited in it."""
-        return edit_faces(self._edit, frame, self._places.get(frame.index, ()), self._memories)
+        return self.finish(self.begin(frame))
+
+    def begin(self, frame: Frame) -> BegunFrame:
+        """What must be done in order: crop, parse, masks that follow the face."""
+        return begin_faces(self._edit, frame, self._places.get(frame.index, ()), self._memories)
+
+    def finish(self, begun: BegunFrame) -> EditedFrame:
+        """The rest: the method's networks and the composition."""
+        return finish_faces(self._edit, begun)
 
     def reset(self) -> None:
         """Forget what was kept from frame to frame (banks, masks), to edit the clip once more from its start; codes
@@ -185,11 +216,13 @@ class Survey:
         out = []
         for positions, points in contiguous_runs(seen.positions, np.asarray(seen.points, np.float64)):
             quads = smooth_quads(np.stack([ffhq_quad(p) for p in points]))
-            weights = ramp(len(positions), rises=positions[0] > first, falls=positions[-1] < last)
+            ramps = ramp(len(positions), rises=positions[0] > first, falls=positions[-1] < last)
             smooth = smooth_points(points)
+            weights = [weight * turn_weight(landmarks) for weight, landmarks in zip(ramps, smooth, strict=True)]
             out += [
                 (position, Placement(track_id, quad, landmarks, weight))
                 for position, quad, landmarks, weight in zip(positions, quads, smooth, weights, strict=True)
+                if weight > 0.0
             ]
         return out
 

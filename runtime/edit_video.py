@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from mien.runtime.pipeline import Pipeline
 from mien.runtime.run_report import Box, RunReport
 from mien.runtime.sink import FORMATS, Codec, VideoWriter, check_video_output
 from mien.runtime.source import VideoReader
-from mien.runtime.stage import MapStage
+from mien.runtime.stage import MapStage, ParallelStage
 from mien.runtime.stream_copy import check_copy
 
 
@@ -33,11 +33,16 @@ class Edited(Protocol):
 
 
 class EditPlan(Protocol):
-    """What to do to each frame of a surveyed clip; frames come in order."""
+    """What to do to each frame of a surveyed clip: `begin` with the frames in order, `finish` several at a time unless
+    `in_order`.
+    """
 
     @property
     def tracks(self) -> tuple[Any, ...]: ...  # noqa: D102
-    def edit(self, frame: Frame) -> Edited: ...  # noqa: D102
+    @property
+    def in_order(self) -> bool: ...  # noqa: D102
+    def begin(self, frame: Frame) -> Any: ...  # noqa: D102
+    def finish(self, begun: Any) -> Edited: ...  # noqa: D102
 
 
 class FileSurvey(Protocol):
@@ -70,6 +75,7 @@ class VideoJob:
     """What to do to which file. compare: where the side-by-side goes; its sound is the source's too.
 
     start_s, stop_s: the part, from the beginning of the file. threads: of decoder and encoder, 0 for their own choice.
+    frames_at_once: how many frames are edited at a time, where the plan allows it.
     """
 
     source: str
@@ -81,6 +87,7 @@ class VideoJob:
     stop_s: float | None = None
     compare: Path | None = None
     threads: int = 0
+    frames_at_once: int = 1
     overwrite: bool = False
 
     def check(self, reader: VideoReader) -> None:
@@ -135,7 +142,7 @@ def edit_video(
             report.notes.append(f"{reader.info.converted_from} was converted to {reader.info.pixel_format}")
         survey, rate = editor.survey(), _Rate()
         if editor.active:
-            _run(reader, _analyse(survey, rate), report, 1, progress)
+            _run(reader, report, 1, progress, _analyse(survey, rate))
         plan = survey.finish()
         report.tracks = len(plan.tracks)
         _second_pass(job, reader, plan, rate.constant, report, progress)
@@ -162,22 +169,28 @@ def _second_pass(
     progress: Callable[[Progress], None] | None,
 ) -> None:
     writers: list[VideoWriter] = []
-    editing = _EditStage(plan, report)
+    editing = _Editing(plan, report)
     try:
         writers.append(_writer(job, reader, constant_rate))
         if job.compare is not None:
             writers.append(_compare_writer(job, reader, constant_rate, job.compare))
 
-        def write(pair: tuple[Frame, Frame]) -> None:
-            writers[0].write(pair[1])
+        def write(item: _Item) -> None:
+            frame = editing.count(item)
+            writers[0].write(frame)
             for beside in writers[1:]:
-                beside.write(side_by_side(*pair))
+                beside.write(side_by_side(item.frame, frame))
 
-        done = _run(reader, editing, report, 2 if report.passes == 2 else 1, progress, MapStage("encode", write))
+        workers = 1 if plan.in_order else job.frames_at_once
+        stages = (MapStage("prepare", editing.begin), ParallelStage("edit", editing.finish, workers))
+        pass_number = 2 if report.passes == 2 else 1
+        done = _run(reader, report, pass_number, progress, *stages, MapStage("encode", write))
         report.frames_in, report.latency, report.frames_dropped = done.done, done.latency, done.dropped
         editing.check()
         start_s = time.perf_counter()
-        for writer in reversed(writers):
+        for writer in writers:
+            writer.flush()
+        for writer in reversed(writers):  # names last, so that an interrupted run leaves neither file
             writer.close()
         report.clocks["encode"].add_tail(time.perf_counter() - start_s)
     except BaseException:
@@ -188,38 +201,51 @@ def _second_pass(
     report.notes += writers[0].notes
 
 
-class _EditStage:
-    """Edits frames by a plan and keeps the count; gives (source, result)."""
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A frame on its way: begun or edited, or failed."""
 
-    name = "edit"
+    frame: Frame
+    begun: Any = None
+    edited: Edited | None = None
+    failure: RunError | None = None
+
+
+class _Editing:
+    """Edits frames by a plan; `count`, called in order at the end, keeps the report."""
 
     def __init__(self, plan: EditPlan, report: RunReport) -> None:
         self._plan, self._report = plan, report
         self._first_failure: RunError | None = None
 
-    def process(self, frame: Frame) -> Iterable[tuple[Frame, Frame]]:
-        """One pair for one frame."""
-        report = self._report
+    def begin(self, frame: Frame) -> _Item:
+        """In the frames' order."""
         try:
-            edited = self._plan.edit(frame)
+            return _Item(frame, begun=self._plan.begin(frame))
         except RunError as error:
-            self._first_failure = self._first_failure or error
+            return _Item(frame, failure=error)
+
+    def finish(self, item: _Item) -> _Item:
+        """In any thread."""
+        if item.failure is not None:
+            return item
+        try:
+            return _Item(item.frame, edited=self._plan.finish(item.begun))
+        except RunError as error:
+            return _Item(item.frame, failure=error)
+
+    def count(self, item: _Item) -> Frame:
+        """The frame to write."""
+        report, edited = self._report, item.edited
+        if edited is None:
+            self._first_failure = self._first_failure or item.failure
             report.frames_failed += 1
+        if edited is None or not edited.edited:
             report.frames_passed_through += 1
-            return [(frame, frame)]
-        if not edited.edited:
-            report.frames_passed_through += 1
-            return [(frame, edited.frame)]
+            return item.frame
         report.frames_edited += 1
-        report.paste_boxes += [(frame.index, *box) for box in edited.boxes]
-        return [(frame, edited.frame)]
-
-    def drain(self) -> Iterable[tuple[Frame, Frame]]:
-        """Nothing is kept."""
-        return ()
-
-    def reset(self) -> None:
-        """Nothing is kept."""
+        report.paste_boxes += [(item.frame.index, *box) for box in edited.boxes]
+        return edited.frame
 
     def check(self) -> None:
         """Raise the first failure if no edit succeeded; else note how many failed."""
@@ -234,13 +260,12 @@ class _EditStage:
 
 def _run(
     reader: VideoReader,
-    stage: Any,
     report: RunReport,
     pass_number: int,
     progress: Callable[[Progress], None] | None,
-    *more: Any,
+    *stages: Any,
 ) -> Pipeline:
-    pipeline = Pipeline(reader, [stage, *more], clocks=report.clocks)
+    pipeline = Pipeline(reader, stages, clocks=report.clocks)
     total = reader.info.frame_count_estimate if reader.info.start_s is None and reader.info.stop_s is None else None
     tell = None if progress is None else lambda done: progress(Progress(pass_number, report.passes, done, total))
     pipeline.run(tell)

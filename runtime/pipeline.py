@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from mien.runtime.clock import StageClock, StageClocks
 from mien.runtime.link import Link, LinkCancelled, Policy
-from mien.runtime.stage import Bypassable, Stage
+from mien.runtime.stage import Bypassable, ParallelStage, Stage
 
 POLL_S = 0.1
 """How often the waiting caller reports progress."""
@@ -28,8 +30,11 @@ class _Parcel:
     entered_s: float
 
 
+_Worked = tuple[float, list[Any]]
+
+
 class Pipeline:
-    """One run of source -> stages, a thread each; the last stage is the sink and its results are dropped.
+    """One run of source -> stages, a thread each, more for a ParallelStage; the last stage is the sink and its results are dropped.
 
     The first link has the policy: `lossless` waits, `latest` drops the oldest waiting item, `deadline` makes a stage
     that is Bypassable let an item through unworked when its age and the time the stage takes of late exceed
@@ -153,29 +158,64 @@ class Pipeline:
                 if following is not None:
                     following.put(_Parcel(result, last_s))
 
-        late = _Lateness(self._deadline_s)
-        for parcel in self._links[place]:
-            entries.append(parcel.entered_s)
-            if isinstance(stage, Bypassable) and late.would_be(parcel.entered_s):
-                self.bypassed += 1
-                forward(list(stage.bypass(parcel.item)))
-            else:
-                start_s = time.perf_counter()
-                results = list(stage.process(parcel.item))
-                took_s = time.perf_counter() - start_s
-                clock.add(took_s)
-                late.worked(took_s)
+        work = self._at_once if isinstance(stage, ParallelStage) else self._one_by_one
+        with closing(work(stage, self._links[place], clock)) as worked:
+            for entered_s, results in worked:
+                entries.append(entered_s)
                 forward(results)
-            if following is None:
-                self.done += 1
-                self.latency.add(time.perf_counter() - parcel.entered_s)
-                entries.clear()
+                if following is None:
+                    self.done += 1
+                    self.latency.add(time.perf_counter() - entered_s)
+                    entries.clear()
         start_s = time.perf_counter()
         rest = list(stage.drain())
         clock.add_tail(time.perf_counter() - start_s)
         forward(rest)
         if following is not None:
             following.finish()
+
+    def _one_by_one(self, stage: Any, parcels: Iterable[_Parcel], clock: StageClock) -> Generator[_Worked, None, None]:
+        """Each parcel's time of entry and its results."""
+        late = _Lateness(self._deadline_s)
+        for parcel in parcels:
+            if isinstance(stage, Bypassable) and late.would_be(parcel.entered_s):
+                self.bypassed += 1
+                results = list(stage.bypass(parcel.item))
+            else:
+                start_s = time.perf_counter()
+                results = list(stage.process(parcel.item))
+                took_s = time.perf_counter() - start_s
+                clock.add(took_s)
+                late.worked(took_s)
+            yield parcel.entered_s, results
+
+    def _at_once(self, stage: Any, parcels: Iterable[_Parcel], clock: StageClock) -> Generator[_Worked, None, None]:
+        """The same with the stage's workers, as many parcels under work as there are; the oldest is waited for."""
+
+        def work(item: Any) -> tuple[list[Any], float]:
+            with self.clocks.within(stage.name):
+                start_s = time.perf_counter()
+                results = list(stage.process(item))
+                return results, time.perf_counter() - start_s
+
+        waiting: deque[tuple[float, Future[tuple[list[Any], float]]]] = deque()
+
+        def oldest() -> _Worked:
+            entered_s, future = waiting.popleft()
+            results, took_s = future.result()
+            clock.add(took_s)
+            return entered_s, results
+
+        pool = ThreadPoolExecutor(stage.workers, f"mien:{stage.name}")
+        try:
+            for parcel in parcels:
+                waiting.append((parcel.entered_s, pool.submit(work, parcel.item)))
+                if len(waiting) > stage.workers:
+                    yield oldest()
+            while waiting:
+                yield oldest()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class _Lateness:

@@ -99,7 +99,7 @@ class VideoWriter:
         self._shift_s: Fraction | None = None
         self._last_packet: av.Packet[Any] | None = None
         self._copy: StreamCopy | None = None
-        self._closed = False
+        self._closed = self._flushed = False
         self._part = PartFile(self.path, overwrite=overwrite)
         options = {"movie_timescale": str(_timescale(info.time_base))} if self._stores_dts_steps else {}
         try:
@@ -247,9 +247,9 @@ class VideoWriter:
             return RunError(f"encoding {self.path} failed at frame {self.frames}: {cause.strerror or cause}")
         return write_failure(self.path, cause)
 
-    def close(self) -> None:
-        """Flush, finish the file and give it its name; a failure on the way leaves nothing."""
-        if self._closed:
+    def flush(self) -> None:
+        """Empty the encoder and end the container; the file has no name yet. A failure on the way leaves nothing."""
+        if self._flushed:
             return
         try:
             with HeldSignals() as held:
@@ -257,14 +257,21 @@ class VideoWriter:
                     self._mux([packet])
                     held.check()
                 self._finish()
-            self._closed = True
-            self._part.commit()
+            self._flushed = True
         except OSError as error:
             self.abort()
             raise self._failure(error) from error
         except BaseException:
             self.abort()
             raise
+
+    def close(self) -> None:
+        """Flush, and give the file its name; a failure on the way leaves nothing."""
+        if self._closed:
+            return
+        self.flush()
+        self._closed = True
+        self._part.commit()
 
     def _finish(self) -> None:
         """Mux what was held back, and the container's end."""

@@ -12,7 +12,7 @@ B = TypeVar("B")
 
 
 class Stage(Protocol[In_contra, Out_co]):
-    """Takes items in order and gives items in order; called from one thread at a time.
+    """Takes items in order and gives items in order; called from one thread at a time, but for a ParallelStage.
 
     process: zero or more results for this item, or for earlier ones it was keeping. drain: what it still keeps, at the
     end of the input. reset: forget everything, before another input.
@@ -59,3 +59,13 @@ class MapStage(Generic[A, B]):
 
     def reset(self) -> None:
         """Nothing is kept."""
+
+
+class ParallelStage(MapStage[A, B]):
+    """A MapStage whose function may be called from `workers` threads at a time; the pipeline keeps the order."""
+
+    def __init__(self, name: str, function: Callable[[A], B], workers: int) -> None:
+        super().__init__(name, function)
+        if workers < 1:
+            raise ValueError(f"workers is {workers}: give 1 or more")
+        self.workers = workers

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from mien.engine.backend import Network
 from mien.engine.errors import EditError
-from mien.engine.manifest import AttributeEdit, Manifest
+from mien.engine.manifest import Manifest
 from mien.engine.spec import EditSpec, nearest
 from mien.engine.types import Array, FaceTrack
 
@@ -17,14 +17,15 @@ from mien.engine.types import Array, FaceTrack
 class Method(Protocol):
     """A method bound to a bundle's networks and to one spec.
 
-    What it remembers of a face lies in the `FaceTrack` it is given.
+    What it remembers of a face lies in the `FaceTrack` it is given. `finish` may be called from several threads at a
+    time, unless the class says `in_order`.
     """
 
     composition: str
     """`delta`: `finish` answers a difference to add; `replace`: the new crop."""
 
     def wants_code(self) -> bool:
-        """Whether it needs `encode` on a sample of a track's frames before `finish`."""
+        """Whether it needs `encode` on a sample of a track's frames, at least one, before `finish`."""
 
     def encode(self, track: FaceTrack, crop: Array) -> None:
         """Add a crop (3, S, S) to the track's shared code."""
@@ -39,13 +40,15 @@ class Method(Protocol):
 class MethodClass(Protocol):
     """What a method's file holds under the name METHOD."""
 
-    def networks(self, spec: EditSpec, edits: Mapping[str, AttributeEdit]) -> tuple[str, ...]:
+    def networks(self, spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
         """The bundle's networks it will call for a spec."""
+
+    def in_order(self, spec: EditSpec, manifest: Manifest) -> bool:
+        """Whether a track's frames must be finished one after the other, because each reads what the last left."""
 
     def __call__(
         self,
         spec: EditSpec,
-        edits: Mapping[str, AttributeEdit],
         manifest: Manifest,
         directions: Mapping[str, Array],
         networks: Mapping[str, Network],

@@ -1,9 +1,9 @@
 """W+ editing: directions added to a face's code, which is averaged over its frames; answers a difference, or a whole
 new crop.
 
-In `delta` composition the denoiser runs on two rows, the face's code w and the edited code w + dw, on the same noise,
-and only what they answer differently, decoded, leaves here (`sample_difference`). In `replace` composition the crop is
-partly noised and denoised with w + dw.
+In `delta` composition only what the face's code w and the edited code w + dw make different, decoded, leaves here
+(`sample_difference`). A bundle's network `difference` answers that in one row; without it the denoiser runs on two rows
+with the same noise. In `replace` composition the crop is partly noised and denoised with w + dw.
 """
 
 from __future__ import annotations
@@ -30,17 +30,24 @@ CODE_PX = 128
 HALO = 4
 # Below this share of the mask no difference reaches a fifth of a 10-bit code: what is left of a mask averaged over frames.
 LEAST_SHARE = 1 / 4096
+_ALWAYS = ("w_encoder", "vae_encoder", "vae_decoder")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """w_scale: weight of the W+ tokens in the denoiser, 1 as trained, 0 none."""
+    """w_scale: weight of the W+ tokens in the denoiser, 1 as trained, 0 none; the network `difference` has none.
+
+    rows: of the difference, 1 (the network `difference`) or 2 (the denoiser); 0 is 1 where the bundle has that network.
+    """
 
     w_scale: float = 1.0
+    rows: float = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.w_scale <= 2.0:
             raise EditError(f"w_scale is {self.w_scale:g}; accepted: 0 to 2")
+        if self.rows not in (0, 1, 2):
+            raise EditError(f"rows is {self.rows:g}; accepted: 0, 1, 2")
 
     @classmethod
     def of(cls, pairs: tuple[tuple[str, float], ...]) -> Options:
@@ -61,26 +68,30 @@ class WPlus:
     """
 
     @staticmethod
-    def networks(spec: EditSpec, edits: Mapping[str, AttributeEdit]) -> tuple[str, ...]:
+    def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
         """None where every edit is only a landmark warp that keeps the picture's own pixels."""
-        Options.of(spec.options)
-        active = [edits[name] for name, _ in spec.active]
-        if _composition(spec, active) == "delta" and all(edit.direction is None for edit in active):
+        active = [manifest.edits[name] for name, _ in spec.active]
+        if _composition(spec, active) == "replace":
+            return *_ALWAYS, "denoiser"
+        if all(edit.direction is None for edit in active):
+            Options.of(spec.options)
             return ()
-        return "w_encoder", "vae_encoder", "vae_decoder", "denoiser"
+        return *_ALWAYS, "difference" if _one_row(spec, manifest) else "denoiser"
+
+    @staticmethod
+    def in_order(spec: EditSpec, manifest: Manifest) -> bool:
+        """Where the denoiser reads a bank."""
+        return bool(manifest.bank) and "denoiser" in WPlus.networks(spec, manifest)
 
     def __init__(
-        self,
-        spec: EditSpec,
-        edits: Mapping[str, AttributeEdit],
-        manifest: Manifest,
-        directions: Mapping[str, Array],
-        networks: Mapping[str, Network],
+        self, spec: EditSpec, manifest: Manifest, directions: Mapping[str, Array], networks: Mapping[str, Network]
     ) -> None:
+        edits = manifest.edits
         active = [(edits[name], strength) for name, strength in spec.active]
         coded = [edit for edit, _ in active if edit.direction is not None]
         self.composition = _composition(spec, [edit for edit, _ in active])
-        self._runs = bool(self.networks(spec, edits))
+        wanted = self.networks(spec, manifest)
+        self._runs, self._one_row = bool(wanted), "difference" in wanted
         self._networks = networks
         self._spec, self._manifest, self._w_scale = spec, manifest, Options.of(spec.options).w_scale
         self._dw: Array = np.zeros((1, 12, 64), np.float32)
@@ -121,11 +132,11 @@ class WPlus:
         if not self._runs:
             return None
         if track.w_sum is None:
-            self.encode(track, crop)
+            raise ValueError(f"track {track.track_id} has no code: encode a crop of it first")
         w = np.asarray(track.w_sum, np.float32) / np.float32(track.w_count)
         z = self._networks["vae_encoder"](image=crop[None])["latents"]
         bank: Bank | None = None
-        if self._manifest.bank:
+        if self._manifest.bank and not self._one_row:
             track.bank = bank = track.bank or Bank()
         noise = [self._noise(track, step, z.shape[1:]) for step in range(len(self._timesteps))]
         out = self._delta(z, w, noise, bank, mask) if self.composition == "delta" else self._replace(z, w, noise, bank)
@@ -134,13 +145,18 @@ class WPlus:
         return out
 
     def _delta(self, z: Array, w: Array, noise: list[Array], bank: Bank | None, mask: Array) -> Array:
-        codes = np.concatenate([w, w + self._dw])
-
-        def pair(z_t: Array, other_t: Array, t: int) -> tuple[Array, Array]:
+        def two_rows(z_t: Array, other_t: Array, t: int) -> Array:
+            codes = np.concatenate([w, w + self._dw])
             x0 = self._denoise(np.concatenate([z_t, other_t]), t, codes, ("source", "edited"), bank)
-            return x0[:1], x0[1:]
+            return x0[1:] - x0[:1]
 
-        out = sample_difference(pair, z, self._schedule, self._timesteps, noise)
+        def one_row(_: Array, other_t: Array, t: int) -> Array:
+            inputs = {"latents": other_t, "source": z, "w_plus": w, "w_edited": w + self._dw}
+            timestep = np.full(1, t, np.float32)
+            return self._networks["difference"](timestep=timestep, **inputs)["difference"]
+
+        answer = one_row if self._one_row else two_rows
+        out = sample_difference(answer, z, self._schedule, self._timesteps, noise)
         difference = np.zeros((3, *mask.shape), np.float32)
         rows, columns = (_window(mask.max(axis), z.shape[2], mask.shape[0]) for axis in (1, 0))
         both = np.concatenate([out, z])[:, :, rows, columns]
@@ -197,6 +213,16 @@ def _window(used: Array, latents: int, pixels: int) -> slice:
         return slice(0, 1)
     first, last = where[[0, -1]] * latents // pixels
     return slice(max(0, int(first) - HALO), min(latents, int(last) + 1 + HALO))
+
+
+def _one_row(spec: EditSpec, manifest: Manifest) -> bool:
+    """Whether the difference comes in one row. Raises EditError where that is wanted of a bundle that cannot."""
+    rows = Options.of(spec.options).rows
+    if rows == 1 and "difference" not in manifest.networks:
+        raise EditError(
+            f"bundle {manifest.name} has no network 'difference': leave out the option rows, or give rows=2"
+        )
+    return rows != 2 and "difference" in manifest.networks
 
 
 def _composition(spec: EditSpec, active: list[AttributeEdit]) -> str:

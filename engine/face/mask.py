@@ -18,6 +18,7 @@ from mien.engine.types import Array
 GRID_PX = 128
 BORDER_SHARE = 0.06
 FEATHER_SHARE = 0.02
+DOUBT = 0.01  # of a mask counts as none, and as much below 1 as all: a softmax never says either
 BACKGROUND, FACE, HAIR, BODY = range(4)
 
 
@@ -86,6 +87,8 @@ class FaceMasks:
         """Feather a (P, P) mask, bring it to zero at the border, and enlarge it to the crop."""
         soft = blur(mask, FEATHER_SHARE * GRID_PX) * border_ramp(GRID_PX)
         large = cv2.resize(soft, (self._size, self._size), interpolation=cv2.INTER_LINEAR)
+        np.multiply(large, np.float32(1.0 + 2.0 * DOUBT), out=large)
+        np.subtract(large, np.float32(DOUBT), out=large)
         return np.clip(large, 0.0, 1.0, out=large)
 
     def support(self) -> Array:
@@ -151,6 +154,41 @@ class FaceMasks:
     def _head(self) -> Array:
         return np.asarray(np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0), np.float32)
 
+    def _locks(self) -> Array:
+        """The hair, and where it may fall over the face: all of it but its middle from the eyes down."""
+        inner = np.concatenate([self._points[36:48], self._points[[3, 5, 8, 11, 13]], self._points[27:36]])
+        middle = blur(polygon(inner, 0.02 * self._unit), 0.10 * self._unit)
+        hair = cv2.dilate(np.ascontiguousarray(self._p[HAIR], np.float32), np.ones((5, 5), np.uint8))  # single hairs
+        return np.asarray(np.clip(hair + self._p[FACE] * (1.0 - middle), 0.0, 1.0), np.float32)
+
+    def _lips(self) -> Array:
+        """The lips, without what an open mouth shows between them."""
+        outer = polygon(self._points[list(OUTER_MOUTH)], 0.06 * self._unit)
+        inner = polygon(self._points[list(INNER_MOUTH)], -0.02 * self._unit)
+        parted = np.hypot(*(self._points[62] - self._points[66])) > 0.05 * self._unit
+        return np.asarray(outer * (1.0 - inner * parted) * self._p[FACE], np.float32)
+
+    def _complexion(self) -> Array:
+        """Face, ears and neck, the eyelids too; neither eyes nor lips."""
+        centre = self._points[[33]]
+        wide = centre + 1.25 * (self._points[:17] - centre)
+        neck = self._points[4:13] + self._down
+        near = blur(polygon(np.concatenate([wide, neck, self._points[17:27] - 0.9 * self._down])), 0.1 * self._unit)
+        holes = [polygon(self._points[list(g)]) for g in (LEFT_EYE, RIGHT_EYE, OUTER_MOUTH + INNER_MOUTH)]
+        skin = self._p[FACE] + self._p[BODY] * near + 0.5 * self._p[HAIR] * near
+        return np.asarray(np.clip(skin, 0.0, 1.0) * (1.0 - np.maximum.reduce(holes)), np.float32)
+
+    def _beard(self) -> Array:
+        """Where a beard grows, a little of the throat too, without lips and mouth."""
+        chin = self._points[5:12] + 0.16 * self._down
+        area = polygon(np.concatenate([self._points[2:15], chin, self._points[31:36]]), 0.05 * self._unit)
+        for side, inwards in (((1, 2, 3), self._across), ((15, 14, 13), -self._across)):
+            edge = self._points[list(side)]
+            area = np.maximum(area, polygon(np.concatenate([edge, edge + 0.15 * inwards]), 0.05 * self._unit))
+        worn = np.clip(self._p[FACE] + self._p[BODY] + self._p[HAIR], 0.0, 1.0) * (1.0 - self.covered())
+        mouth = polygon(self._points[list(OUTER_MOUTH)], -0.03 * self._unit)
+        return np.asarray(area * worn * (1.0 - mouth), np.float32)
+
 
 _REGIONS: dict[str, Callable[[FaceMasks], Array]] = {
     "face": FaceMasks._face,
@@ -164,4 +202,8 @@ _REGIONS: dict[str, Callable[[FaceMasks], Array]] = {
     "lower_face": FaceMasks._lower_face,
     "head": FaceMasks._head,
     "all": FaceMasks._all,
+    "locks": FaceMasks._locks,
+    "lips": FaceMasks._lips,
+    "complexion": FaceMasks._complexion,
+    "beard": FaceMasks._beard,
 }

@@ -1,9 +1,11 @@
-"""The `tiny` denoiser: a small UNet over face latents, conditioned on a timestep and on W+ tokens, with a K/V bank.
+"""The `tiny` denoisers: a small UNet over face latents, conditioned on a timestep and on W+ tokens, with a K/V bank.
 
 The W+ code enters twice: flattened, beside the timestep embedding (the "class embedding" of diffusers' UNet2DConditionModel), and as
 tokens in an adapter branch of every attention block, out = self + w_scale * cross, after the W+ Adapter (Li et al. 2023, section 3.2).
 Self-attention reads its own keys and values and those of a bank (anchor and previous frame), which are inputs; its own are outputs.
 No attention at full latent resolution: on a CPU it costs more than all the rest.
+`DifferenceDenoiser` is the same trunk distilled for editing: it sees the clean source latents beside the noised answer, as InstructPix2Pix
+does (Brooks et al. 2023, section 3.2), and both codes, and answers edited minus source in one row.
 """
 
 from __future__ import annotations
@@ -61,12 +63,13 @@ class AttentionBlock(nn.Module):
         return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
 
     def forward(
-        self, x: Tensor, tokens: Tensor, w_scale: Tensor, bank_k: Tensor, bank_v: Tensor
+        self, x: Tensor, tokens: Tensor, w_scale: Tensor, bank: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """tokens (B, 12, D), bank_k and bank_v (B, M, C) with M >= 0. Returns the output and own keys and values (B, h*w, C)."""
+        """tokens (B, 12, D), bank: keys and values (B, M, C) with M >= 0. Returns the output and own keys and values (B, h*w, C)."""
         rows = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.to_qkv(rows).chunk(3, 2)
-        attended = self._attend(q, torch.cat([k, bank_k], 1), torch.cat([v, bank_v], 1))
+        seen_k, seen_v = (k, v) if bank is None else (torch.cat([k, bank[0]], 1), torch.cat([v, bank[1]], 1))
+        attended = self._attend(q, seen_k, seen_v)
         wk, wv = self.to_kv_wplus(tokens).chunk(2, 2)
         attended = attended + w_scale[:, None, None] * self._attend(self.to_q_wplus(rows), wk, wv)
         out = self.to_out(attended).transpose(1, 2).unflatten(2, x.shape[2:])
@@ -87,7 +90,9 @@ class Denoiser(nn.Module):
         token_dim: int = 64,
         embedding_dim: int = 192,
         n_heads: int = 4,
+        in_channels: int | None = None,
     ) -> None:
+        """in_channels: of what it reads, `latent_channels` if not given."""
         super().__init__()
         a, b, c = widths
         e = embedding_dim
@@ -97,7 +102,7 @@ class Denoiser(nn.Module):
         self.w_in = nn.Linear(n_tokens * token_dim, 96)
         self.w_out = nn.Linear(96, e)
         self.emb_out = nn.Linear(e, e)
-        self.conv_in = nn.Conv2d(latent_channels, a, 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels or latent_channels, a, 3, padding=1)
         self.down_a = ResidualBlock(a, a, e)
         self.to_b = nn.Conv2d(a, b, 3, stride=2, padding=1)
         self.down_b = ResidualBlock(b, b, e)
@@ -120,14 +125,15 @@ class Denoiser(nn.Module):
     def forward(
         self, latents: Tensor, timestep: Tensor, w_plus: Tensor, w_scale: Tensor, *bank: Tensor
     ) -> tuple[Tensor, ...]:
-        """bank: k_0, v_0, ..., k_3, v_3, each (B, M_i, C_i). Returns v (B, C, 32, 32), then own k_0, v_0, ..., k_3, v_3."""
+        """bank: k_0, v_0, ..., k_3, v_3, each (B, M_i, C_i), or nothing. Returns v (B, C, 32, 32), then own k_0, v_0, ..., k_3, v_3."""
         code = self.w_out(F.silu(self.w_in(w_plus.flatten(1))))
         embedding = self.time_in(timestep_embedding(timestep, self.time_dim)) + w_scale[:, None] * code
         embedding = F.silu(self.emb_out(F.silu(embedding)))
         own: list[Tensor] = []
 
         def attend(x: Tensor, layer: int) -> Tensor:
-            x, k, v = self.attention[layer](x, w_plus, w_scale, bank[2 * layer], bank[2 * layer + 1])
+            seen = (bank[2 * layer], bank[2 * layer + 1]) if bank else None
+            x, k, v = self.attention[layer](x, w_plus, w_scale, seen)
             own.extend((k, v))
             return x
 
@@ -140,3 +146,28 @@ class Denoiser(nn.Module):
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         x = self.up_a(torch.cat([x, xa], 1), embedding)
         return self.conv_out(F.silu(self.norm_out(x))), *own
+
+
+class DifferenceDenoiser(nn.Module):
+    """One-row editor: latents (B, C, 32, 32) of the answer so far, noised; source (B, C, 32, 32) clean; timestep (B,);
+
+    w_plus and w_edited (B, N, D) -> the edited minus the source latents (B, C, 32, 32), clean. The trunk says what comes and, in one more
+    channel m, how much of the source goes: difference = trunk - m source. So what hides the face (dark glasses) need not be told twice.
+    """
+
+    CODE_GAIN = 3.0  # directions are about a third of a code's unit variance
+
+    def __init__(
+        self, latent_channels: int = 16, widths: tuple[int, int, int] = (48, 80, 128), n_tokens: int = 12
+    ) -> None:
+        super().__init__()
+        self.trunk = Denoiser(latent_channels + 1, widths, n_tokens=2 * n_tokens, in_channels=2 * latent_channels)
+        assert self.trunk.conv_out.bias is not None
+        nn.init.zeros_(self.trunk.conv_out.bias)
+
+    def forward(self, latents: Tensor, source: Tensor, timestep: Tensor, w_plus: Tensor, w_edited: Tensor) -> Tensor:
+        """Answer the difference."""
+        tokens = torch.cat([w_plus, self.CODE_GAIN * (w_edited - w_plus)], 1)
+        read = torch.cat([latents, source], 1)
+        out: Tensor = self.trunk(read, timestep, tokens, torch.ones_like(timestep))[0]
+        return out[:, :-1] - out[:, -1:] * source

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mien.engine.networks.denoiser import Denoiser, timestep_embedding
+from mien.engine.networks.denoiser import Denoiser, DifferenceDenoiser, timestep_embedding
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,23 @@ def test_timestep_embedding_known_values() -> None:
     torch.testing.assert_close(
         timestep_embedding(torch.tensor([0.0, 3.0]), 4), torch.cat([angles.cos(), angles.sin()], 1)
     )
+
+
+@torch.no_grad()
+def test_no_bank_is_an_empty_bank(denoiser: Denoiser) -> None:
+    inputs = _inputs()
+    torch.testing.assert_close(denoiser(*inputs)[0], denoiser(*inputs, *_empty(denoiser, 2))[0])
+
+
+@torch.no_grad()
+def test_the_difference_reads_all_it_is_given() -> None:
+    torch.manual_seed(0)
+    model = DifferenceDenoiser(8).eval()
+    torch.nn.init.normal_(model.trunk.conv_out.weight, std=0.1)
+    latents, t, w_plus, _ = _inputs()
+    inputs = [latents, latents.flip(0), t, w_plus, w_plus + 0.2]
+    answer = model(*inputs)
+    assert answer.shape == latents.shape
+    for k, value in enumerate(inputs):
+        changed = [*inputs[:k], value * 1.1 + 0.1, *inputs[k + 1 :]]
+        assert (model(*changed) - answer).abs().max() > 1e-3, f"input {k} is not read"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,12 +30,17 @@ BOX = (8, 10, 40, 50)
 
 class Plan:
     tracks = ("one face",)
+    in_order = False
 
     def __init__(self, seen: list[int], failing: set[int], error: type[Exception]) -> None:
         self.seen, self.failing, self.error = seen, failing, error
 
-    def edit(self, frame: Frame) -> EditedFrame:
+    def begin(self, frame: Frame) -> Frame:
         assert frame.index in self.seen
+        return frame
+
+    def finish(self, frame: Frame) -> EditedFrame:
+        time.sleep(0.002 * (frame.index % 3))  # later frames overtake
         if frame.index in self.failing:
             raise self.error(f"frame {frame.index} broke")
         if frame.index % 4 == 3:
@@ -70,7 +76,7 @@ class Idle(Darken):
     def finish(self) -> Plan:
         plan = Plan([], set(), RunError)
         plan.tracks = ()  # type: ignore[assignment]
-        plan.edit = EditedFrame  # type: ignore[assignment, method-assign]
+        plan.begin, plan.finish = lambda frame: frame, EditedFrame  # type: ignore[assignment, method-assign]
         return plan
 
 
@@ -101,7 +107,7 @@ def test_a_lossless_result_differs_only_in_the_boxes(
     assert (values["frames_edited"], values["frames_passed_through"], values["frames_dropped"]) == (9, 3, 0)
     assert values["paste_boxes"] == [[i, *BOX] for i in range(12) if i % 4 != 3]
     assert values["fps"] == pytest.approx(12 / values["wall_s"], rel=0.01)
-    assert {"decode", "analyse", "edit", "encode"} == set(values["stages"])
+    assert {"decode", "analyse", "prepare", "edit", "encode"} == set(values["stages"])
     assert values["stages"]["decode"]["calls"] == 24
     assert values["stages"]["encode"]["calls"] == 12
     assert sum(row["share"] for row in values["stages"].values()) == pytest.approx(1, abs=0.01)
@@ -211,10 +217,13 @@ INTERRUPTED = """
     class Slow:
         active = True
         tracks = ()
+        in_order = True
         def survey(self): return self
         def add(self, frame): pass
-        def finish(self): return self
-        def edit(self, frame):
+        def begin(self, frame): return frame
+        def finish(self, frame=None):
+            if frame is None:
+                return self
             time.sleep(0.2)
             if frame.index == 2:
                 print("ready", flush=True)

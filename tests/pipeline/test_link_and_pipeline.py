@@ -15,7 +15,7 @@ import pytest
 from mien.engine.errors import RunError
 from mien.runtime.link import Link, LinkCancelled
 from mien.runtime.pipeline import RETRY_AFTER, Pipeline
-from mien.runtime.stage import MapStage
+from mien.runtime.stage import MapStage, ParallelStage
 
 
 class Collect:
@@ -237,7 +237,7 @@ def test_cancel_wakes_both_sides() -> None:
 INTERRUPTED = """
 import sys, threading, time
 from mien.runtime.pipeline import Pipeline
-from mien.runtime.stage import MapStage
+from mien.runtime.stage import MapStage, ParallelStage
 
 def forever():
     while True:
@@ -270,3 +270,42 @@ def test_ctrl_c_stops_every_thread_of_an_endless_run() -> None:
     rest, _ = child.communicate(timeout=300)
     assert child.returncode == 130
     assert rest == "interrupted []\n"
+
+
+def test_a_parallel_stage_works_at_once_and_keeps_the_order() -> None:
+    together, most, lock, out = 0, 0, threading.Lock(), []
+
+    def work(x: int) -> int:
+        nonlocal together, most
+        with lock:
+            together += 1
+            most = max(most, together)
+        time.sleep(0.004 if x % 3 == 0 else 0.001)
+        with lock:
+            together -= 1
+        return x
+
+    pipeline = Pipeline(range(60), [ParallelStage("work", work, 3), MapStage("sink", out.append)])
+    pipeline.run()
+    assert out == list(range(60)) and pipeline.done == 60
+    assert 2 <= most <= 3
+    assert pipeline.clocks["work"].calls == 60
+    with pytest.raises(ValueError, match="workers is 0"):
+        ParallelStage("work", work, 0)
+
+
+@pytest.mark.parametrize("fails", ["work", "sink"])
+def test_an_error_beside_parallel_work_stops_it_all(fails: str) -> None:
+    done: list[int] = []
+
+    def step(name: str, x: int) -> int:
+        if name == fails and x == 10:
+            raise KeyError(name)
+        done.append(x)
+        return x
+
+    stages = [ParallelStage("work", lambda x: step("work", x), 4), MapStage("sink", lambda x: step("sink", x))]
+    with pytest.raises(KeyError, match=fails):
+        Pipeline(range(100_000), stages).run()
+    assert len(done) < 1000
+    assert not [t for t in threading.enumerate() if t.name.startswith("mien:")]

@@ -108,7 +108,7 @@ def test_difference_against_its_definition(steps: int) -> None:
     def edited(x: Any, t: int) -> Any:
         return denoiser(x, t) + 0.2 * np.cos(x)
 
-    got = sample_difference(lambda a, b, t: (denoiser(a, t), edited(b, t)), z, Schedule(), grid, noise, gain)
+    got = sample_difference(lambda a, b, t: edited(b, t) - denoiser(a, t), z, Schedule(), grid, noise, gain)
     out = z
     for t, n in zip(grid, noise, strict=True):
         a, s = math.sqrt(ABAR[t]), math.sqrt(1 - ABAR[t])
@@ -121,7 +121,7 @@ def test_difference_of_equal_branches_is_the_source_bit_for_bit() -> None:
     z, *noise = draw(7, 4)
     z, noise = z.astype(np.float32), [n.astype(np.float32) for n in noise]
     got = sample_difference(
-        lambda a, b, t: (denoiser(a, t), denoiser(b, t)), z, Schedule(), even_timesteps(3, 600), noise
+        lambda a, b, t: denoiser(b, t) - denoiser(a, t), z, Schedule(), even_timesteps(3, 600), noise
     )
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, z)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 
 from mien.engine.edits.wplus import HALO, WPlus
-from mien.engine.manifest import AttributeEdit, Manifest, ScheduleSpec
+from mien.engine.errors import EditError
+from mien.engine.manifest import AttributeEdit, BankLayer, Manifest, NetworkSpec, ScheduleSpec
+from mien.engine.schedule import Schedule, even_timesteps
 from mien.engine.spec import EditSpec
 from mien.engine.types import Array, FaceTrack
 
@@ -40,11 +43,18 @@ class Networks(dict[str, Any]):
             vae_encoder=lambda image: {"latents": image[:, [0, 1, 2, 0], ::SCALE, ::SCALE].copy()},
             vae_decoder=self.decode,
             denoiser=self.denoiser,
+            difference=self.difference,
         )
 
     def decode(self, latents: Array) -> dict[str, Array]:
         self.decoded.append(latents.shape)
         return {"image": np.concatenate([decode(row[None]) for row in latents])}
+
+    @staticmethod
+    def difference(latents: Array, source: Array, timestep: Array, w_plus: Array, w_edited: Array) -> dict[str, Array]:
+        """Nothing where the codes are equal; else it depends on all it is given."""
+        change = (w_edited - w_plus).mean((1, 2))[:, None, None, None]
+        return {"difference": change * np.sin(7 * source + latents + timestep[:, None, None, None] / 500)}
 
     class Denoiser:
         """v = w_plus's mean times a picture that differs from place to place."""
@@ -59,10 +69,8 @@ class Networks(dict[str, Any]):
 
 def finish(mask: Array) -> tuple[Array, Networks]:
     networks = Networks()
-    method = WPlus(
-        EditSpec(edits=(("a", 1.0),)), {"a": EDIT}, MANIFEST, {"a": np.full((12, 64), 0.5, np.float32)}, networks
-    )
-    out = method.finish(FaceTrack(0), CROP, mask)
+    method = WPlus(EditSpec(edits=(("a", 1.0),)), MANIFEST, {"a": np.full((12, 64), 0.5, np.float32)}, networks)
+    out = method.finish(FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1), CROP, mask)
     assert out is not None
     return out, networks
 
@@ -100,3 +108,48 @@ def test_what_an_averaged_mask_has_left_is_not_decoded() -> None:
     mask = blob(80, 72, 104, 88)
     mask[5, 5] = 1e-5
     assert finish(mask)[1].decoded == [(2, 4, 10, 11)]
+
+
+ONE_ROW = replace(MANIFEST, networks={"difference": cast(NetworkSpec, None)})
+
+
+def one_row(strength: float, steps: int) -> Array:
+    spec = EditSpec(edits=(("a", strength),), num_steps=steps)
+    assert WPlus.networks(spec, ONE_ROW) == ("w_encoder", "vae_encoder", "vae_decoder", "difference")
+    networks = Networks()
+    del networks["denoiser"]
+    method = WPlus(spec, ONE_ROW, {"a": np.full((12, 64), 0.5, np.float32)}, networks)
+    out = method.finish(
+        FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1), CROP, np.ones((PX, PX), np.float32)
+    )
+    assert out is not None
+    return out
+
+
+def test_one_row_is_the_definition() -> None:
+    schedule, z = Schedule(), CROP[None, [0, 1, 2, 0], ::SCALE, ::SCALE]
+    noise = [np.random.default_rng((0, 0, step)).standard_normal(z.shape[1:]).astype(np.float32) for step in (0, 1)]
+    out = z
+    for t, fixed in zip(even_timesteps(2, 350), noise, strict=True):
+        out = z + 0.5 * np.sin(7 * z + schedule.add_noise(out, fixed, t) + t / 500)
+    np.testing.assert_allclose(one_row(1.0, 2), (decode(out) - decode(z))[0], atol=1e-6)
+    assert np.abs(one_row(1.0, 1) - one_row(1.0, 2)).max() > 0.001 and np.abs(one_row(0.5, 1)).max() > 0.01
+
+
+def test_rows_chooses_between_the_networks() -> None:
+    def spec(rows: float, **more: Any) -> EditSpec:
+        return EditSpec(edits=(("a", 1.0),), options=(("rows", rows),), **more)
+
+    assert WPlus.networks(spec(2), ONE_ROW)[-1] == "denoiser" == WPlus.networks(spec(0), MANIFEST)[-1]
+    assert WPlus.networks(spec(0, composition="replace"), ONE_ROW)[-1] == "denoiser"
+    with pytest.raises(EditError, match="no network 'difference'"):
+        WPlus.networks(spec(1), MANIFEST)
+    with pytest.raises(EditError, match="rows is 3"):
+        WPlus.networks(spec(3), ONE_ROW)
+
+
+def test_only_a_bank_that_is_read_wants_the_frames_in_order() -> None:
+    banked = replace(ONE_ROW, bank=(BankLayer(256, 80),))
+    spec = EditSpec(edits=(("a", 1.0),))
+    assert not WPlus.in_order(spec, banked) and not WPlus.in_order(spec, MANIFEST)
+    assert WPlus.in_order(replace(spec, options=(("rows", 2.0),)), banked)

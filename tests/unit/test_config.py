@@ -1,0 +1,25 @@
+"""What a process runs on."""
+
+import pytest
+
+from mien.engine.config import EngineConfig, usable_cores
+from mien.engine.errors import InputError
+
+
+@pytest.mark.parametrize(("threads", "frames", "each"), [(4, 1, 4), (4, 2, 2), (5, 2, 2), (2, 8, 1), (1, 1, 1)])
+def test_frames_at_a_time_share_the_threads(threads: int, frames: int, each: int) -> None:
+    one = EngineConfig(threads=threads, frames_at_once=frames).for_one_frame()
+    assert (one.num_threads, one.frames_at_once) == (each, 1)
+
+
+def test_zero_threads_are_all_cores() -> None:
+    assert EngineConfig().num_threads == usable_cores() >= 1
+    assert EngineConfig(frames_at_once=usable_cores()).for_one_frame().num_threads == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"threads": -1}, {"threads": True}, {"frames_at_once": 0}, {"device": "tpu"}, {"precision": "int4"}]
+)
+def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        EngineConfig(**wrong)  # type: ignore[arg-type]
