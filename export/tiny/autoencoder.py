@@ -7,9 +7,8 @@ Augmentation: random 128 px windows, flips, per-channel gain, gamma. Validation 
 
 from __future__ import annotations
 
-import time
+import copy
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,12 +18,14 @@ from torch.nn import functional as F
 
 from mien.engine.networks.autoencoder import Decoder, Encoder
 from mien.engine.types import Array
-from mien.export.tiny.checkpoint import Budget, load_checkpoint, save_checkpoint
+from mien.export.tiny import loop
 from mien.export.tiny.dataset import Prepared
+from mien.export.tiny.loop import Recipe, mixed_precision
 from mien.export.tiny.stage import Arguments
 
-LATENT_CHANNELS, WINDOW_PX, BATCH, LATENT_NOISE = 8, 128, 16, 0.1
-PEAK_LR, FINAL_LR = 1.0e-3, 2e-5
+LATENT_CHANNELS, WINDOW_PX, BATCH, LATENT_NOISE = 16, 128, 16, 0.07
+ZOOM = (0.75, 1.6)
+RECIPE = Recipe(1e-3, 2e-5)
 
 
 class Autoencoder(nn.Module):
@@ -69,11 +70,15 @@ def reconstruction_loss(out: Tensor, target: Tensor) -> Tensor:
 
 
 def random_windows(crops: Array, ids: Array, rng: np.random.Generator) -> Tensor:
-    """A training batch (BATCH, 3, WINDOW_PX, WINDOW_PX) in [-1, 1] of random windows of random tiles, flipped and relit."""
+    """A training batch (BATCH, 3, WINDOW_PX, WINDOW_PX) in [-1, 1] of random windows of random tiles, scaled, flipped and relit."""
     out = np.empty((BATCH, WINDOW_PX, WINDOW_PX, 3), np.uint8)
     for k, i in enumerate(rng.choice(ids, BATCH)):
-        y, x = rng.integers(0, crops.shape[1] - WINDOW_PX + 1, 2)
-        window = crops[i, y : y + WINDOW_PX, x : x + WINDOW_PX]
+        side = round(WINDOW_PX * rng.uniform(*ZOOM))
+        y, x = rng.integers(0, crops.shape[1] - side + 1, 2)
+        window = np.ascontiguousarray(crops[i, y : y + side, x : x + side])
+        window = cv2.resize(
+            window, (WINDOW_PX, WINDOW_PX), interpolation=cv2.INTER_AREA if side > WINDOW_PX else cv2.INTER_CUBIC
+        )
         out[k] = window[:, ::-1] if rng.random() < 0.5 else window
     image = torch.from_numpy(out).permute(0, 3, 1, 2).float() / 255
     gamma = torch.from_numpy(rng.uniform(0.75, 1.35, (BATCH, 1, 1, 1)).astype(np.float32))
@@ -105,48 +110,24 @@ def run(args: Arguments) -> None:
     """Train for `args.minutes` in all (resumed time counts), then write `autoencoder/final.pt`."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    folder = args.runs / "autoencoder"
-    folder.mkdir(parents=True, exist_ok=True)
     prepared = Prepared.open(args.runs)
-    device = torch.device(args.device)
-    model = Autoencoder().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), PEAK_LR, betas=(0.9, 0.99), weight_decay=1e-4)
-    state: dict[str, Any] = load_checkpoint(folder, model, optimizer)
-    rng = np.random.default_rng([args.seed, state["step"]])
-    budget = Budget(args.minutes, state["seconds"])
-    shown = time.monotonic()
-    while not budget.is_over():
-        lr = budget.cosine(PEAK_LR, FINAL_LR, warm_up=0.01)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        image = random_windows(prepared.crops, prepared.train_ids, rng).to(device, memory_format=torch.channels_last)
-        model.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            out = model(image)
-        loss = reconstruction_loss(out.float(), image)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        state["step"] += 1
-        state["seconds"] = budget.spent_s()
-        if time.monotonic() - shown > 60:
-            save_checkpoint(folder, model, optimizer, state)
-            model.eval()
-            psnr = validate(model.folded_encoder(), model.decoder, prepared, folder / "sheet.png", 24)
-            print(
-                f"autoencoder: step {state['step']} {state['seconds'] / 60:.1f} min loss {loss.item():.4f} val(24) {psnr:.2f} dB",
-                flush=True,
-            )
-            shown = time.monotonic()
-    model.eval()
-    save_checkpoint(folder, model, optimizer, state)
-    model = model.cpu()
-    encoder = model.folded_encoder()
-    psnr = validate(encoder, model.decoder, prepared, folder / "sheet.png")
-    kwargs = {"latent_channels": LATENT_CHANNELS}
-    torch.save(
-        {"kwargs": kwargs, "encoder": encoder.state_dict(), "decoder": model.decoder.state_dict(), "psnr_db": psnr},
-        folder / "final.pt",
-    )
-    print(f"autoencoder: {state['step']} steps, val PSNR {psnr:.2f} dB over {len(prepared.val_ids)} crops")
+    sheet = args.runs / "autoencoder" / "sheet.png"
+    model = Autoencoder().to(args.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(step: int) -> Tensor:
+        image = random_windows(prepared.crops, prepared.train_ids, np.random.default_rng([args.seed, step]))
+        image = image.to(args.device, memory_format=torch.channels_last)
+        with mixed_precision(args.device):
+            out = model.train()(image)
+        return reconstruction_loss(out.float(), image)
+
+    def figures(average: Autoencoder) -> str:
+        shown = copy.deepcopy(average).cpu()
+        return f"val(24) {validate(shown.folded_encoder(), shown.decoder, prepared, sheet, 24):.2f} dB"
+
+    average = loop.train("autoencoder", args, model, loss, figures, RECIPE).cpu()
+    encoder = average.folded_encoder()
+    psnr = validate(encoder, average.decoder, prepared, sheet)
+    states = {"encoder": encoder.state_dict(), "decoder": average.decoder.state_dict()}
+    torch.save({"kwargs": {"latent_channels": LATENT_CHANNELS}, **states}, args.runs / "autoencoder" / "final.pt")
+    print(f"autoencoder: val PSNR {psnr:.2f} dB over {len(prepared.val_ids)} crops")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mien.engine.bundle import PACKAGED, Bundle, pack_directions
 from mien.engine.networks.autoencoder import Decoder, Encoder
-from mien.engine.networks.denoiser import Denoiser
+from mien.engine.networks.denoiser import Denoiser, DifferenceDenoiser
 from mien.engine.networks.detector import Detector
 from mien.engine.networks.landmarks import Landmarks
 from mien.engine.networks.parser import Parser
@@ -26,7 +26,7 @@ from mien.export.onnx import Dims, export_onnx, largest_error, store_float16
 from mien.export.tiny.pairs import EDITS_FILE
 from mien.export.tiny.stage import Arguments
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 BANK_TOKENS = (256, 64, 64, 256)
 LICENCES = {
     "weights": "Apache-2.0",
@@ -97,17 +97,20 @@ def _analysis_parts(runs: Path) -> dict[str, Part]:
 
 def _synthesis_parts(runs: Path) -> tuple[dict[str, Part], Mapping[str, Tensor], int]:
     saved = torch.load(runs / "autoencoder" / "final.pt", weights_only=True)
-    edited = torch.load(runs / "denoiser" / "final.pt", weights_only=True)
+    edited = torch.load(runs / "difference" / "final.pt", weights_only=True)
+    denoised = torch.load(runs / "denoiser" / "final.pt", weights_only=True)
     channels = int(saved["kwargs"]["latent_channels"])
     encoder, decoder, w_encoder = Encoder(**saved["kwargs"]), Decoder(**saved["kwargs"]), WEncoder()
-    denoiser = Denoiser(**edited["kwargs"])
+    denoiser, difference = Denoiser(**denoised["kwargs"]), DifferenceDenoiser(**edited["kwargs"])
     for module, weights in (
         (encoder, saved["encoder"]),
         (decoder, saved["decoder"]),
         (w_encoder, edited["w_encoder"]),
-        (denoiser, edited["denoiser"]),
+        (difference, edited["difference"]),
+        (denoiser, denoised["denoiser"]),
     ):
         module.load_state_dict(weights)
+        module.eval()
     latents, w_plus = torch.randn(2, channels, 32, 32), torch.randn(2, 12, 64)
     inputs: dict[str, Dims] = {
         "latents": ("B", channels, 32, 32),
@@ -152,7 +155,27 @@ def _synthesis_parts(runs: Path) -> tuple[dict[str, Part], Mapping[str, Tensor],
             {"image": ("B", 3, "H", "W")},
             {"latents": latents[..., :20]},
         ),
-        "denoiser": Part("denoiser.Denoiser", edited["kwargs"], denoiser, inputs, outputs, examples),
+        "difference": Part(
+            "denoiser.DifferenceDenoiser",
+            edited["kwargs"],
+            difference,
+            {
+                "latents": ("B", channels, 32, 32),
+                "source": ("B", channels, 32, 32),
+                "timestep": ("B",),
+                "w_plus": ("B", 12, 64),
+                "w_edited": ("B", 12, 64),
+            },
+            {"difference": ("B", channels, 32, 32)},
+            {
+                "latents": latents,
+                "source": torch.randn_like(latents),
+                "timestep": examples["timestep"],
+                "w_plus": w_plus,
+                "w_edited": w_plus + 0.3 * torch.randn_like(w_plus),
+            },
+        ),
+        "denoiser": Part("denoiser.Denoiser", denoised["kwargs"], denoiser, inputs, outputs, examples),
     }
     return parts, edited["directions"], channels
 

@@ -26,13 +26,30 @@ from mien.engine.manifest import LandmarkShift
 from mien.engine.networks.autoencoder import Encoder
 from mien.engine.types import Array
 from mien.export.tiny.dataset import Prepared
-from mien.export.tiny.draw import age, smile_folds, sunglasses
+from mien.export.tiny.draw_age import age, smile_folds
+from mien.export.tiny.draw_beard import beard
+from mien.export.tiny.draw_glasses import sunglasses
+from mien.export.tiny.draw_makeup import lipstick, skin_tone
+from mien.export.tiny.draw_mouth import mouth_interior
 from mien.export.tiny.prepare import CROP_PX, PADDED_PX
 from mien.export.tiny.recolour import recolour_hair
 from mien.export.tiny.stage import Arguments
 from mien.export.tiny.teachers import MESH_TO_68
 
-EDITS = ("smile", "hair_dark", "hair_blond", "sunglasses", "age")
+EDITS = (
+    "smile",
+    "hair_dark",
+    "hair_blond",
+    "hair_red",
+    "hair_grey",
+    "sunglasses",
+    "age",
+    "lipstick",
+    "skin_tone",
+    "beard",
+    "mouth_open",
+)
+TWO_SIDED = ("smile", "age", "skin_tone")
 VIEW_PX, AUGMENTATIONS = 128, 2
 EDITS_FILE = Path(__file__).with_name("edits.json")
 
@@ -46,35 +63,61 @@ def template_of(name: str) -> tuple[LandmarkShift, ...]:
 def draw_strength(name: str, rng: np.random.Generator) -> float:
     """A training strength: full size half of the time, both signs where the edit has them."""
     size = 1.0 if rng.random() < 0.5 else float(rng.uniform(0.3, 1.0))
-    return -size if name in ("smile", "age") and rng.random() < 0.4 else size
+    return -size if name in TWO_SIDED and rng.random() < 0.4 else size
 
 
 def make_pair(
     name: str, rgb: Array, mesh: Array, hair: Array, person: Array, strength: float, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Source and target (H, W, 3) float32 in [0, 1] of one edit; inputs as in draw.py."""
+    """Source and target (H, W, 3) float32 in [0, 1] of one edit, the same array where there is nothing to change.
+
+    The source is warped by the edit's template, if it has one, as it is before the denoiser sees it. Inputs as `augment` gives them.
+    """
+    if name not in EDITS:
+        raise ValueError(f"no pairs are made for {name!r}; known: {', '.join(EDITS)}")
+    template = template_of(name)
+    moved = motions([(template, strength)])
+    size = rgb.shape[0]
+    points = mesh[MESH_TO_68, :2].astype(np.float64)
+    field = warp_field(moved, points, np.ones((128, 128), np.float32), size) if template else None
+    source, shifted = rgb, mesh
+    if field is not None:
+        source, hair, person = (_warped(a, field) for a in (rgb, hair, person))
+        shifted = _moved_mesh(mesh, field, size)
+    if strength == 0:
+        return source, source
+    if name.startswith("hair_"):
+        return source, recolour_hair(source, hair, name, strength)
     if name == "smile":
-        points = mesh[MESH_TO_68, :2].astype(np.float64)
-        moved = motions([(template_of("smile"), strength)])
-        size = rgb.shape[0]
-        field = warp_field(moved, points, np.ones((128, 128), np.float32), size)
-        assert field is not None
-        source = np.clip(warp_crop(np.ascontiguousarray(rgb.transpose(2, 0, 1)), field).transpose(1, 2, 0), 0, 1)
-        return source, smile_folds(source, _moved_mesh(mesh, field, size), strength)
+        return source, smile_folds(source, shifted, strength)
     if name == "sunglasses":
-        return rgb, sunglasses(rgb, mesh, strength)
+        return source, sunglasses(source, shifted, strength)
     if name == "age":
-        return rgb, age(rgb, mesh, hair, person, strength, rng)
-    return rgb, recolour_hair(rgb, hair, name, strength)
+        return source, age(source, shifted, hair, person, strength, rng)
+    if name == "lipstick":
+        return source, lipstick(source, shifted, person, strength)
+    if name == "skin_tone":
+        return source, skin_tone(source, shifted, hair, person, strength)
+    if name == "beard":
+        return source, beard(source, shifted, hair, person, strength)
+    return source, mouth_interior(source, rgb, mesh, shifted, strength)
+
+
+def _warped(picture: Array, field: Array) -> Array:
+    """A picture or mask (H, W[, C]) in [0, 1] through a backward field."""
+    planes = picture.transpose(2, 0, 1) if picture.ndim == 3 else picture[None]
+    out = np.clip(warp_crop(np.ascontiguousarray(planes), field), 0, 1)
+    return np.ascontiguousarray(out.transpose(1, 2, 0)) if picture.ndim == 3 else np.asarray(out[0])
 
 
 def _moved_mesh(mesh: Array, field: Array, size: int) -> Array:
-    """Where mesh points go under a backward field (G, G, 2): to first order, against it."""
-    grid = field.shape[0]
-    at = ((mesh[:, :2] + 0.5) * (grid / size) - 0.5).astype(np.float32)
-    shift = cv2.remap(field, at[:, None, 0], at[:, None, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
+    """Where mesh points go under a backward field (G, G, 2): the q with q + B(q) = p, by iteration."""
+    step = field.shape[0] / size
     out = mesh.copy()
-    out[:, :2] -= shift
+    for _ in range(6):
+        x, y = (((out[:, k, None] + 0.5) * step - 0.5).astype(np.float32) for k in (0, 1))
+        shift = cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
+        out[:, :2] = 0.5 * (out[:, :2] + mesh[:, :2] - shift)
     return out
 
 

@@ -1,11 +1,9 @@
-"""The training loop of the analysis networks: time-budgeted, seeded, resumable, with averaged weights and a prefetch thread."""
+"""The training of the analysis networks: batches made ahead, norms folded at the end."""
 
 from __future__ import annotations
 
-import copy
 import queue
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,11 @@ from torch import Tensor, nn
 from mien.engine.networks.convolution import fold_norms
 from mien.engine.types import Array
 from mien.export.onnx import export_onnx
-from mien.export.tiny.checkpoint import replace_file
+from mien.export.tiny import loop
+from mien.export.tiny.loop import Recipe
 from mien.export.tiny.stage import Arguments
 
 Batch = dict[str, Tensor]
-CHECKPOINT_S = 60.0
-EMA = 0.998
 
 
 class _Prefetch:
@@ -83,61 +80,66 @@ def train(
     learning_rate: float = 2e-3,
     validate_every_s: float = 240.0,
 ) -> nn.Module:
-    """Train `build(**kwargs, norm=True)` for `args.minutes`, all runs of it together; returns the plain module with averaged weights.
+    """Train `build(**kwargs, norm=True)`; returns the plain module with averaged weights.
 
-    Writes <runs>/<name>/checkpoint.pt every minute and <runs>/<name>/final.pt: {"state": plain state dict, "kwargs": kwargs}.
+    Writes what `loop.train` does, and <runs>/<name>/final.pt: {"state": plain state dict, "kwargs": kwargs}. Without a
+    checkpoint it goes on from a `final.pt` that is there.
     """
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
-    folder = args.runs / name
-    folder.mkdir(parents=True, exist_ok=True)
     model = build(**kwargs, norm=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(model)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    flat = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 1e-2}, {"params": flat, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
-    step, spent_s, saved = 0, 0.0, folder / "checkpoint.pt"
-    if saved.exists():
-        state = torch.load(saved, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent_s = state["step"], state["spent_s"]
-        print(f"{name}: resumed at step {step}, {spent_s / 60:.1f} of {args.minutes:.1f} minutes spent", flush=True)
-    budget_s = args.minutes * 60
-    batches = _Prefetch(make_batch, args.seed, step, 1)
-    mark = last_saved = last_checked = time.monotonic()
-    losses: list[float] = []
-    while spent_s < budget_s:
-        fraction = spent_s / budget_s
-        rate = learning_rate * min(1.0, (step + 1) / 100) * max(0.02, 0.5 + 0.5 * float(np.cos(np.pi * fraction)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        value = loss(model.train(), next(batches))
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        _blend(average, model, min(EMA, step / (step + 10)))
-        losses.append(value.item())
-        step += 1
-        now = time.monotonic()
-        spent_s, mark = spent_s + now - mark, now
-        if now - last_saved > CHECKPOINT_S or spent_s >= budget_s:
-            last_saved = now
-            _save(saved, model, average, optimizer, step, spent_s)
-            print(f"{name}: step {step}, {spent_s / 60:.1f} min, loss {np.mean(losses[-200:]):.4f}", flush=True)
-        if now - last_checked > validate_every_s:
-            last_checked = now
-            print(f"{name}: step {step}: {validate(plain(build, kwargs, average))}", flush=True)
-            mark = time.monotonic()
-    batches.stop()
+    folder, first = args.runs / name, np.random.default_rng((args.seed, 2**32 - 1))
+    if (folder / "final.pt").exists() and not (folder / "checkpoint.pt").exists():
+        given = {k: torch.from_numpy(v) for k, v in make_batch(first).items()}
+        go_on_from(model, torch.load(folder / "final.pt", weights_only=True)["state"], lambda: loss(model, given))
+        print(f"{name}: goes on from final.pt", flush=True)
+    batches: list[_Prefetch] = []
+
+    def step_loss(step: int) -> Tensor:
+        if not batches:
+            batches.append(_Prefetch(make_batch, args.seed, step, 1))
+        return loss(model.train(), next(batches[0]))
+
+    def figures(average: nn.Module) -> str:
+        return validate(plain(build, kwargs, average))
+
+    recipe = Recipe(
+        learning_rate, 0.02 * learning_rate, 1e-2, (0.9, 0.999), clip=5.0, validate_every_s=validate_every_s
+    )
+    average = loop.train(name, args, model, step_loss, figures, recipe)
+    for made in batches:
+        made.stop()
     module = plain(build, kwargs, average)
-    torch.save({"state": module.state_dict(), "kwargs": kwargs}, folder / "final.pt")
-    print(f"{name}: {step} steps: {validate(module)}", flush=True)
+    torch.save({"state": module.state_dict(), "kwargs": kwargs}, args.runs / name / "final.pt")
+    print(f"{name}: {validate(module)}", flush=True)
     return module
+
+
+def go_on_from(model: nn.Module, state: dict[str, Tensor], run: Callable[[], object]) -> None:
+    """Give a module with norms the weights of the plain one, and each norm what makes it change nothing on one batch.
+
+    run: calls the model on that batch, in training mode.
+    """
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if unexpected or any(".norm." not in name for name in missing):
+        raise ValueError(f"the weights are of another network: {[*unexpected, *missing][:3]}")
+
+    def set_identity(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        mean, var = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+        norm.weight.copy_((var + norm.eps).sqrt())
+        norm.bias.copy_(mean)
+
+    hooks = [norm.register_forward_pre_hook(set_identity) for norm in norms]
+    model.train()
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
 
 
 def plain(build: Callable[..., nn.Module], kwargs: dict[str, Any], trained: nn.Module) -> nn.Module:
@@ -153,20 +155,6 @@ def load(build: Callable[..., nn.Module], path: Path) -> nn.Module:
     module = build(**state["kwargs"])
     module.load_state_dict(state["state"])
     return module.eval()
-
-
-@torch.no_grad()
-def _blend(average: nn.Module, model: nn.Module, keep: float) -> None:
-    for a, b in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if a.is_floating_point():
-            a.lerp_(b, 1 - keep)
-
-
-def _save(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, spent_s: float
-) -> None:
-    state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-    replace_file(path, state | {"step": step, "spent_s": spent_s})
 
 
 def write_onnx(network: Any, examples: dict[str, Array], path: Path) -> None:

@@ -58,14 +58,13 @@ def run(args: Arguments) -> None:
         "kwargs": kwargs("vae_encoder"),
         "encoder": state("vae_encoder"),
         "decoder": state("vae_decoder"),
-        "psnr_db": 0.0,  # unknown here: the next `decoder` stage measures it
     }
-    made["denoiser"] = {
-        "kwargs": kwargs("denoiser"),
-        "denoiser": state("denoiser"),
+    made["denoiser"] = {"kwargs": kwargs("denoiser"), "denoiser": state("denoiser")}
+    made["difference"] = {
+        "kwargs": kwargs("difference"),
+        "difference": state("difference"),
         "w_encoder": state("w_encoder"),
         "directions": {name: torch.from_numpy(value.copy()) for name, value in bundle.directions.items()},
-        "scores": {},
     }
     for name, content in made.items():
         path: Path = args.runs / name / "final.pt"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mien.engine.face.detect import decode, suppress
-from mien.engine.networks.convolution import Unit, fold_norms
+from mien.engine.networks.convolution import Residual, Unit, fold_norms
 from mien.engine.networks.detector import STRIDES, Detector
 from mien.engine.networks.landmarks import Landmarks
 from mien.engine.networks.parser import Parser
@@ -180,3 +180,15 @@ def test_training_learns_resumes_and_stores_a_plain_module(tmp_path: Path, capsy
     with torch.no_grad():
         missed = (module(x) - (3 * x - 1)).abs().mean()
     assert missed < 0.8  # an untrained line misses by about 2
+
+
+def test_norms_that_are_put_back_change_nothing() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(Unit(3, 8, norm=False), Residual(8, norm=False), Unit(8, 2, norm=False, relu=False))
+    normed = nn.Sequential(Unit(3, 8, norm=True), Residual(8, norm=True), Unit(8, 2, norm=True, relu=False))
+    x = torch.randn(4, 3, 16, 16)
+    training.go_on_from(normed, plain.state_dict(), lambda: normed(x))
+    with torch.no_grad():
+        torch.testing.assert_close(normed.train()(x), plain(x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="another network"):
+        training.go_on_from(normed, {"a": x}, lambda: normed(x))

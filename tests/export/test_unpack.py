@@ -28,7 +28,7 @@ def test_unpacked_weights_are_the_bundles(tmp_path: Path) -> None:
     with torch.inference_mode():
         again = decoder.eval()(torch.from_numpy(latents)).numpy()
     np.testing.assert_allclose(again, shipped, atol=2e-5)
-    for name in ("detector", "landmarks", "denoiser"):
+    for name in ("detector", "landmarks", "denoiser", "difference"):
         assert (tmp_path / name / "final.pt").is_file()
 
 

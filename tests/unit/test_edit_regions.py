@@ -1,0 +1,68 @@
+"""The regions of the embedded bundle's edits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mien.engine.errors import EditError
+from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks
+from mien.engine.types import Array
+from mien.export.tiny.pairs import EDITS_FILE
+
+SIZE = 256
+
+
+@pytest.fixture
+def points(face: Array) -> Array:
+    """The face in crop pixels: eyes 60 px apart."""
+    return face - [160.0, 110.0] + [128.0, 110.0]
+
+
+def masks_of(points: Array, face: float = 1.0, hair: float = 0.0, body: float = 0.0) -> FaceMasks:
+    p = np.zeros((4, GRID_PX, GRID_PX), np.float32)
+    p[FACE], p[HAIR], p[BODY], p[0] = face, hair, body, 1 - face - hair - body
+    return FaceMasks(p, points, SIZE)
+
+
+def at(masks: FaceMasks, region: str, where: Array) -> float:
+    x, y = where.round().astype(int)
+    return float(masks.united([region], None)[y, x])
+
+
+def test_every_edit_names_regions_that_exist(points: Array) -> None:
+    masks = masks_of(points)
+    for edit in json.loads(EDITS_FILE.read_text()).values():
+        mask = masks.united(edit["regions"], None)
+        assert mask.shape == (SIZE, SIZE) and 0 <= mask.min() and 0.25 < mask.max() <= 1
+        assert not mask[[0, -1]].any() and not mask[:, [0, -1]].any()
+    with pytest.raises(EditError):
+        masks.region("wings")
+
+
+def test_regions_lie_where_their_edits_act(points: Array) -> None:
+    masks = masks_of(points)
+    eye, cheek, chin = points[36:42].mean(0), points[33] + [28, 0], points[8] - [0, 6]
+    brow, lower_lip = points[17:22].mean(0) - [0, 12], points[[57, 66]].mean(0)
+    assert at(masks, "locks", brow) > 0.6 and at(masks, "locks", points[33]) < 0.3
+    assert at(masks, "lips", lower_lip) > 0.5 and at(masks, "lips", cheek) < 0.01
+    assert at(masks, "complexion", cheek) > 0.9 and at(masks, "complexion", eye) < 0.4
+    assert at(masks, "complexion", lower_lip) < 0.3
+    assert at(masks, "beard", chin) > 0.9 and at(masks, "beard", lower_lip) < 0.5 and at(masks, "beard", eye) < 0.01
+
+
+def test_hair_is_in_locks_and_clothes_are_not_complexion(points: Array) -> None:
+    hair, body = masks_of(points, 0.0, 1.0), masks_of(points, 0.0, 0.0, 1.0)
+    assert hair.region("locks").min() > 0.9
+    aside = points[8] + [105, 20]
+    assert at(body, "complexion", points[8] + [0, 20]) > 0.5 and at(body, "complexion", aside) < 0.1
+
+
+def test_lips_spare_the_open_mouth(points: Array) -> None:
+    opened = points.copy()
+    opened[[65, 66, 67]] += [0, 20]
+    opened[[55, 56, 57, 58, 59]] += [0, 20]
+    between = opened[[62, 66]].mean(0)
+    assert at(masks_of(opened), "lips", between) < 0.4
