@@ -12,10 +12,25 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mien.engine.errors import MediaError
+
 SUFFIXES = {".mp4", ".mkv", ".mov", ".webm"}
+
+
+def clips_in(paths: Iterable[Path]) -> list[Path]:
+    """The clips given, and those of folders given, by name. Raises MediaError for what is neither, or where none is left."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise MediaError(f"no such clip or folder: {path}")
+        found += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    if not found:
+        raise MediaError(f"no clips to measure: give videos, or folders with {', '.join(sorted(SUFFIXES))}")
+    return sorted(set(found), key=lambda p: (p.name, str(p)))
 
 
 def edit_clip(clip: Path, result: Path, report: Path, edits: list[str], steps: int, bundle: str) -> None:
@@ -81,7 +96,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {}
-    for clip in sorted(p for p in args.clips.iterdir() if p.suffix in SUFFIXES):
+    for clip in clips_in([args.clips]):
         if args.only and clip.stem not in args.only:
             continue
         result, report = args.out / f"{clip.stem}.mkv", args.out / f"{clip.stem}.report.json"
