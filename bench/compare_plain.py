@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def compare(
     clip: Path, bundle: Bundle, spec: EditSpec, config: EngineConfig, *, turns: int, tell: Callable[[str], object]
 ) -> dict[str, Any]:
     """Run both `turns` times; a result row. Networks are loaded before the clocks start, on both sides."""
-    editor, plain = Editor(bundle, spec=spec, config=config), PlainWay(bundle, spec, config)
+    as_mien_edit = replace(config, frames_at_once=config.num_threads)
+    editor, plain = Editor(bundle, spec=spec, config=as_mien_edit), PlainWay(bundle, spec, config)
     engine_fps: list[float] = []
     plain_fps: list[float] = []
     report = None

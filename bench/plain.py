@@ -83,7 +83,8 @@ class PlainWay:
         mask = masks.united(self._regions, self._within)
         if self._method.wants_code():
             self._method.encode(track, crop)
-        delta = self._method.finish(track, crop, np.ones_like(mask))  # the plain way decodes whole pictures
+        answer = self._method.finish(track, crop, np.ones_like(mask))  # the plain way decodes whole pictures
+        delta = None if answer is None else answer.difference
         field = None
         if self._motions:
             field = warp_field(self._motions, transform(invert(affine), points), masks.support(), self._size)

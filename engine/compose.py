@@ -62,7 +62,8 @@ class FaceMemory:
 class FaceJob:
     """One face of one frame, begun: what `FaceEdit.finish` needs, and nothing that a later frame changes.
 
-    crop: (3, S, S), not warped. field: (G, G, 2) backward warp. mask: (S, S).
+    crop: (3, S, S), not warped. field: (G, G, 2) backward warp. mask: (S, S). hidden: (S, S) or None,
+    where edits may hide what was there.
     """
 
     track: FaceTrack
@@ -71,13 +72,14 @@ class FaceJob:
     crop: Array
     field: Array | None
     mask: Array
+    hidden: Array | None
     weight: float
 
 
 class FaceEdit:
     """Edits faces for one spec, in two halves: `begin` for one face comes in frame order, and its memory is the caller's;
 
-    `finish` may run for several frames at a time, in any order, unless `in_order`.
+    `finish` may run for `frames_at_once` frames at a time, in any order.
     """
 
     def __init__(
@@ -90,16 +92,17 @@ class FaceEdit:
         clock: Clock,
         *,
         threads: int = 1,
-        in_order: bool = True,
+        frames_at_once: int = 1,
     ) -> None:
         active = [(edits[name], strength) for name, strength in spec.active]
         self.method = method
         self._regions = sorted({region for edit, _ in active for region in edit.regions})
+        self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
         self._within = spec.region
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self.crop_px = crop_px
         self._parser, self._threads, self._clock = parser, threads, clock
-        self.in_order = in_order
+        self.frames_at_once = frames_at_once
         self._nothing = np.zeros((3, crop_px, crop_px), np.float32)
 
     def crop(self, frame: Frame, affine: Array) -> Array:
@@ -124,10 +127,11 @@ class FaceEdit:
             probabilities = self._parser(image=image)["probabilities"][0]
         with self._clock("mask"):
             points = transform(invert(affine), place.points)
-            masks = FaceMasks(probabilities, points, self.crop_px)
+            masks = FaceMasks(probabilities, points, self.crop_px, image[0])
             field = self._field(masks, points, memory)
             mask = memory.steady("region", masks.united(self._regions, self._within))
-        return FaceJob(memory.track, affine, box, crop, field, mask, place.weight)
+            hidden = memory.steady("hidden", masks.united(self._hiding, self._within)) if self._hiding else None
+        return FaceJob(memory.track, affine, box, crop, field, mask, hidden, place.weight)
 
     def finish(self, frame: Frame, planes: Planes, job: FaceJob) -> tuple[Planes, PixelBox | None]:
         """The planes with this face edited, and the box that may have changed; the same planes and None where there is
@@ -139,19 +143,23 @@ class FaceEdit:
         with self._clock("networks"):
             reads = self.method.wants_code()
             crop = warp_crop(job.crop, job.field) if reads and job.field is not None else job.crop
-            answer = self.method.finish(job.track, crop, job.mask)
+            answer = self.method.finish(job.track, crop, job.mask, job.hidden)
         if answer is None and job.field is None:
             return planes, None
         with self._clock("composite"):
             weight = np.float32(job.weight)
             shared: Any = {"box": job.box, "threads": self._threads, "matrix": frame.matrix}
             shared |= {"color_range": frame.color_range, "bit_depth": bit_depth(frame)}
-            mask = job.mask if job.weight == 1.0 else job.mask * weight
-            if self.method.composition == "replace" and answer is not None:
-                return composite_replace_yuv(planes, job.affine, answer, mask, **shared), job.box
             warp = None if job.field is None else job.field * weight
-            answer = self._nothing if answer is None else answer
-            return composite_delta_yuv(planes, job.affine, answer, mask, warp, **shared), job.box
+            difference = None if answer is None else answer.difference
+            if difference is not None or warp is not None:
+                mask = job.mask if job.weight == 1.0 else job.mask * weight
+                added = self._nothing if difference is None else difference
+                planes = composite_delta_yuv(planes, job.affine, added, mask, warp, **shared)
+            if answer is not None and answer.cover is not None:
+                picture, share = answer.cover
+                planes = composite_replace_yuv(planes, job.affine, picture, share * weight, **shared)
+        return planes, job.box
 
     def _field(self, masks: FaceMasks, points: Array, memory: FaceMemory) -> Array | None:
         if not self._motions:

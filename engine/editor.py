@@ -68,7 +68,8 @@ class Editor:
     def _load(self, method_class: methods.MethodClass, networks: Mapping[str, Network] | None) -> None:
         manifest = self.bundle.manifest
         in_order = method_class.in_order(self.spec, manifest)
-        each = self.config if in_order else self.config.for_one_frame()
+        at_once = 1 if in_order else self.config.frames_at_once
+        each = replace(self.config, frames_at_once=at_once).for_one_frame()
         wanted = ANALYSIS + method_class.networks(self.spec, manifest)
         if networks is None:
             self.selection = select(self.config)
@@ -83,7 +84,7 @@ class Editor:
                     f"the edits need the networks {', '.join(wanted)}; {', '.join(missing)} were not given"
                 )
         method = method_class(self.spec, manifest, self.bundle.directions, loaded)
-        options: Any = {"threads": each.num_threads, "in_order": in_order}
+        options: Any = {"threads": each.num_threads, "frames_at_once": at_once}
         size = manifest.crop_size_px
         self._edit = FaceEdit(self.spec, manifest.edits, method, loaded["parser"], size, self._clock, **options)
         self._detector = Detector(loaded["detector"])

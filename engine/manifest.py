@@ -71,7 +71,8 @@ class AttributeEdit:
 
     range: accepted strengths (lo, hi). direction: key of the W+ direction in `Bundle.directions`, or None: the
     denoiser does not run for it. template: landmark motions. regions: names of the mask's regions, united. t_max:
-    timestep where the denoising starts, 1..999. gain: factor on the direction's difference.
+    timestep where the denoising starts, 1..999. gain: factor on the direction's difference. hides: whether what it draws
+    hides what was there, down to the frame's own detail (dark glasses).
     """
 
     name: str
@@ -83,6 +84,7 @@ class AttributeEdit:
     t_max: int
     gain: float
     composition: Composition
+    hides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,7 @@ def _edit(name: str, section: Section) -> AttributeEdit:
         t_max=section.integer("t_max", 1, 999),
         gain=section.number("gain"),
         composition=section.choice("composition", ("delta", "replace")),
+        hides=section.flag("hides"),
     )
     section.finish()
     if not edit.regions:

@@ -82,6 +82,13 @@ class Section:
         """A string, or null."""
         return None if self.take(key) is None else self.string(key)
 
+    def flag(self, key: str) -> bool:
+        """True or false; a missing key is false."""
+        value = self.take(key) if key in self._value else False
+        if not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false")
+        return value
+
     def strings(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
         items = self.items_of(key)

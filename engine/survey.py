@@ -97,7 +97,7 @@ class Plan:
     """What to do to each frame of a surveyed clip.
 
     `edit` takes the frames in the survey's order. So does `begin`, its first half; `finish`, the second, may run for
-    several frames at a time, unless `in_order`.
+    `frames_at_once` frames at a time.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class Plan:
         self.tracks = tracks
 
     @property
-    def in_order(self) -> bool:
-        """Whether `finish` too must take the frames one after the other: a face's bank follows them."""
-        return self._edit is not None and self._edit.in_order
+    def frames_at_once(self) -> int:
+        """What the configuration says; 1 where `finish` too must take the frames in order, because a bank follows them."""
+        return 1 if self._edit is None else self._edit.frames_at_once
 
     def edit(self, frame: Frame) -> EditedFrame:
         """The frame edited as planned; the same object where no face is to be edited in it."""

@@ -51,7 +51,6 @@ def plan(
     selection = select(config)
     if kind == "video":
         config = replace(config, frames_at_once=config.num_threads)
-        job = replace(job, frames_at_once=config.frames_at_once)
     if compare:
         job = replace(job, compare=compare_target(job.target, kind))
     _check_input(job, kind)

@@ -33,14 +33,12 @@ class Edited(Protocol):
 
 
 class EditPlan(Protocol):
-    """What to do to each frame of a surveyed clip: `begin` with the frames in order, `finish` several at a time unless
-    `in_order`.
-    """
+    """What to do to each frame of a surveyed clip: `begin` with the frames in order, `finish` several at a time."""
 
     @property
     def tracks(self) -> tuple[Any, ...]: ...  # noqa: D102
     @property
-    def in_order(self) -> bool: ...  # noqa: D102
+    def frames_at_once(self) -> int: ...  # noqa: D102
     def begin(self, frame: Frame) -> Any: ...  # noqa: D102
     def finish(self, begun: Any) -> Edited: ...  # noqa: D102
 
@@ -75,7 +73,6 @@ class VideoJob:
     """What to do to which file. compare: where the side-by-side goes; its sound is the source's too.
 
     start_s, stop_s: the part, from the beginning of the file. threads: of decoder and encoder, 0 for their own choice.
-    frames_at_once: how many frames are edited at a time, where the plan allows it.
     """
 
     source: str
@@ -87,7 +84,6 @@ class VideoJob:
     stop_s: float | None = None
     compare: Path | None = None
     threads: int = 0
-    frames_at_once: int = 1
     overwrite: bool = False
 
     def check(self, reader: VideoReader) -> None:
@@ -181,8 +177,7 @@ def _second_pass(
             for beside in writers[1:]:
                 beside.write(side_by_side(item.frame, frame))
 
-        workers = 1 if plan.in_order else job.frames_at_once
-        stages = (MapStage("prepare", editing.begin), ParallelStage("edit", editing.finish, workers))
+        stages = (MapStage("prepare", editing.begin), ParallelStage("edit", editing.finish, plan.frames_at_once))
         pass_number = 2 if report.passes == 2 else 1
         done = _run(reader, report, pass_number, progress, *stages, MapStage("encode", write))
         report.frames_in, report.latency, report.frames_dropped = done.done, done.latency, done.dropped

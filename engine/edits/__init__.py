@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mien.engine.backend import Network
@@ -14,6 +15,18 @@ from mien.engine.spec import EditSpec, nearest
 from mien.engine.types import Array, FaceTrack
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a method has for one crop; pictures are (3, S, S) on the [-1, 1] scale.
+
+    difference: to add to the frame's own pixels, times the mask; None for nothing to add. cover: a picture that takes
+    the place of the frame's pixels, by the share (S, S) in [0, 1]; None where none does.
+    """
+
+    difference: Array | None = None
+    cover: tuple[Array, Array] | None = None
+
+
 class Method(Protocol):
     """A method bound to a bundle's networks and to one spec.
 
@@ -21,19 +34,17 @@ class Method(Protocol):
     time, unless the class says `in_order`.
     """
 
-    composition: str
-    """`delta`: `finish` answers a difference to add; `replace`: the new crop."""
-
     def wants_code(self) -> bool:
         """Whether it needs `encode` on a sample of a track's frames, at least one, before `finish`."""
 
     def encode(self, track: FaceTrack, crop: Array) -> None:
         """Add a crop (3, S, S) to the track's shared code."""
 
-    def finish(self, track: FaceTrack, crop: Array, mask: Array) -> Array | None:
-        """A crop (3, S, S) -> the difference or the new crop (3, S, S), or None where no network has anything to add.
+    def finish(self, track: FaceTrack, crop: Array, mask: Array, hidden: Array | None = None) -> Answer | None:
+        """The answer for a crop (3, S, S), or None where no network has anything to say.
 
-        mask: (S, S) in [0, 1]; where it is 0 the answer is not used and may be anything.
+        mask: (S, S) in [0, 1]; where it is 0 the answer is not used and may be anything. hidden: (S, S) in [0, 1], where
+        edits that hide what was there may draw; None without such edits.
         """
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from mien.engine.backend import Network
 from mien.engine.bank import Bank, bank_layers, empty_bank
+from mien.engine.edits import Answer
 from mien.engine.errors import EditError
 from mien.engine.manifest import AttributeEdit, Manifest
 from mien.engine.sampler import sample_ddim, sample_difference, sample_lcm, sample_tcd
@@ -30,6 +31,9 @@ CODE_PX = 128
 HALO = 4
 # Below this share of the mask no difference reaches a fifth of a 10-bit code: what is left of a mask averaged over frames.
 LEAST_SHARE = 1 / 4096
+# Of the [-1, 1] scale: a difference from which the source begins to count as hidden, and from which it is. The share of the
+# crop's side by which gaps are closed (dark brows under dark glass differ little), and that of the edge's softness.
+COVERS_FROM, COVERS_WHOLLY, CLOSE_SHARE, SOFT_SHARE = 0.15, 0.45, 0.05, 0.006
 _ALWAYS = ("w_encoder", "vae_encoder", "vae_decoder")
 
 
@@ -127,8 +131,8 @@ class WPlus:
         track.w_sum = code.copy() if track.w_sum is None else track.w_sum + code
         track.w_count += 1
 
-    def finish(self, track: FaceTrack, crop: Array, mask: Array) -> Array | None:
-        """The difference to add to the crop's picture (0 away from the mask), or the new crop, (3, S, S) on the [-1, 1] scale."""
+    def finish(self, track: FaceTrack, crop: Array, mask: Array, hidden: Array | None = None) -> Answer | None:
+        """The difference to add to the crop's picture (0 away from the mask), or the new crop as a cover."""
         if not self._runs:
             return None
         if track.w_sum is None:
@@ -139,12 +143,19 @@ class WPlus:
         if self._manifest.bank and not self._one_row:
             track.bank = bank = track.bank or Bank()
         noise = [self._noise(track, step, z.shape[1:]) for step in range(len(self._timesteps))]
-        out = self._delta(z, w, noise, bank, mask) if self.composition == "delta" else self._replace(z, w, noise, bank)
+        if self.composition == "delta":
+            answer = self._delta(z, w, noise, bank, (mask, hidden))
+        else:
+            answer = Answer(cover=(self._replace(z, w, noise, bank), mask))
         if bank is not None:
             bank.step_frame()
-        return out
+        return answer
 
-    def _delta(self, z: Array, w: Array, noise: list[Array], bank: Bank | None, mask: Array) -> Array:
+    def _delta(
+        self, z: Array, w: Array, noise: list[Array], bank: Bank | None, masks: tuple[Array, Array | None]
+    ) -> Answer:
+        mask, hidden = masks
+
         def two_rows(z_t: Array, other_t: Array, t: int) -> Array:
             codes = np.concatenate([w, w + self._dw])
             x0 = self._denoise(np.concatenate([z_t, other_t]), t, codes, ("source", "edited"), bank)
@@ -164,7 +175,11 @@ class WPlus:
         factor = mask.shape[0] // z.shape[2]
         at = tuple(slice(s.start * factor, s.stop * factor) for s in (rows, columns))
         np.subtract(decoded[0], decoded[1], out=difference[:, *at])
-        return difference
+        if hidden is None:
+            return Answer(difference)
+        picture = np.zeros_like(difference)
+        picture[:, *at] = decoded[0]
+        return Answer(difference, (picture, covered_share(difference) * np.minimum(mask, hidden)))
 
     def _replace(self, z: Array, w: Array, noise: list[Array], bank: Bank | None) -> Array:
         def denoiser(x: Array, t: int) -> Array:
@@ -213,6 +228,16 @@ def _window(used: Array, latents: int, pixels: int) -> slice:
         return slice(0, 1)
     first, last = where[[0, -1]] * latents // pixels
     return slice(max(0, int(first) - HALO), min(latents, int(last) + 1 + HALO))
+
+
+def covered_share(difference: Array) -> Array:
+    """(S, S) in [0, 1]: how far a difference (3, S, S) is so strong that something new stands there; gaps are closed."""
+    strength = np.abs(difference).max(0)
+    share = np.clip((strength - COVERS_FROM) / (COVERS_WHOLLY - COVERS_FROM), 0.0, 1.0).astype(np.float32)
+    side = max(3, round(CLOSE_SHARE * len(share)) | 1)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    closed = cv2.morphologyEx(share, cv2.MORPH_CLOSE, kernel)
+    return np.minimum(cv2.GaussianBlur(closed, (0, 0), SOFT_SHARE * len(share)), np.float32(1.0))
 
 
 def _one_row(spec: EditSpec, manifest: Manifest) -> bool:

@@ -17,7 +17,8 @@ from mien.engine.types import Array
 
 GRID_PX = 128
 BORDER_SHARE = 0.06
-FEATHER_SHARE = 0.02
+FEATHER_SHARE, HAIR_FEATHER_SHARE = 0.02, 0.006
+GUIDE_PX, GUIDE_NOISE = 9, 1e-3
 DOUBT = 0.01  # of a mask counts as none, and as much below 1 as all: a softmax never says either
 BACKGROUND, FACE, HAIR, BODY = range(4)
 
@@ -50,14 +51,28 @@ def blur(mask: Array, sigma_px: float) -> Array:
     return np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE))
 
 
+def drawn_to_edges(mask: Array, picture: Array) -> Array:
+    """A (P, P) mask moved to the edges of a picture (3, P, P) in [-1, 1]: the guided filter on its luma (He et al. 2010)."""
+    guide = (0.299 * picture[0] + 0.587 * picture[1] + 0.114 * picture[2]).astype(np.float32)
+
+    def mean(values: Array) -> Array:
+        return np.asarray(cv2.boxFilter(values, -1, (GUIDE_PX, GUIDE_PX), borderType=cv2.BORDER_REPLICATE))
+
+    mean_guide, mean_mask = mean(guide), mean(mask)
+    gain = (mean(guide * mask) - mean_guide * mean_mask) / (mean(guide * guide) - mean_guide**2 + GUIDE_NOISE)
+    return np.asarray(mean(gain) * guide + mean(mean_mask - gain * mean_guide), np.float32)
+
+
 class FaceMasks:
     """The masks of one face in one frame, each made when it is first asked for.
 
     probabilities: (4, P, P) background, face, hair, body. points: 68 landmarks in pixels of the crop of side `size`.
+    picture: (3, P, P) RGB in [-1, 1] that hair edges are drawn to; without it they are the parser's.
     """
 
-    def __init__(self, probabilities: Array, points: Array, size: int) -> None:
+    def __init__(self, probabilities: Array, points: Array, size: int, picture: Array | None = None) -> None:
         self._p = probabilities
+        self._picture = picture
         self._points = (points + 0.5) * (GRID_PX / size) - 0.5
         self._size = size
         axis_x, axis_y = face_axes(self._points)
@@ -81,11 +96,11 @@ class FaceMasks:
             np.maximum(mask, self.region(name), out=mask)
         if within is not None:
             mask = mask * self.region(within)
-        return self.finish(mask)
+        return self.finish(mask, HAIR_FEATHER_SHARE if set(names) == {"locks"} else FEATHER_SHARE)
 
-    def finish(self, mask: Array) -> Array:
+    def finish(self, mask: Array, feather_share: float = FEATHER_SHARE) -> Array:
         """Feather a (P, P) mask, bring it to zero at the border, and enlarge it to the crop."""
-        soft = blur(mask, FEATHER_SHARE * GRID_PX) * border_ramp(GRID_PX)
+        soft = blur(mask, feather_share * GRID_PX) * border_ramp(GRID_PX)
         large = cv2.resize(soft, (self._size, self._size), interpolation=cv2.INTER_LINEAR)
         np.multiply(large, np.float32(1.0 + 2.0 * DOUBT), out=large)
         np.subtract(large, np.float32(DOUBT), out=large)
@@ -158,7 +173,11 @@ class FaceMasks:
         """The hair, and where it may fall over the face: all of it but its middle from the eyes down."""
         inner = np.concatenate([self._points[36:48], self._points[[3, 5, 8, 11, 13]], self._points[27:36]])
         middle = blur(polygon(inner, 0.02 * self._unit), 0.10 * self._unit)
-        hair = cv2.dilate(np.ascontiguousarray(self._p[HAIR], np.float32), np.ones((5, 5), np.uint8))  # single hairs
+        hair = np.ascontiguousarray(self._p[HAIR], np.float32)
+        if self._picture is None:
+            hair = cv2.dilate(hair, np.ones((5, 5), np.uint8))  # single hairs
+        else:
+            hair = 1.3 * drawn_to_edges(hair, self._picture) - 0.15
         return np.asarray(np.clip(hair + self._p[FACE] * (1.0 - middle), 0.0, 1.0), np.float32)
 
     def _lips(self) -> Array:

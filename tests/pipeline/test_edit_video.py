@@ -30,7 +30,7 @@ BOX = (8, 10, 40, 50)
 
 class Plan:
     tracks = ("one face",)
-    in_order = False
+    frames_at_once = 3
 
     def __init__(self, seen: list[int], failing: set[int], error: type[Exception]) -> None:
         self.seen, self.failing, self.error = seen, failing, error
@@ -217,7 +217,7 @@ INTERRUPTED = """
     class Slow:
         active = True
         tracks = ()
-        in_order = True
+        frames_at_once = 1
         def survey(self): return self
         def add(self, frame): pass
         def begin(self, frame): return frame

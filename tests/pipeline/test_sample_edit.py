@@ -135,16 +135,17 @@ def inputs(name: str, frame: Frame) -> dict[str, Array]:
     if name == "detector":
         small = cv2.resize(frame.planes[0], (320, 192), interpolation=cv2.INTER_AREA)
         return {"luma": small[None, None].astype(np.float32) / 255}
+    manifest = Bundle.open("tiny").manifest
+    channels = manifest.latent_channels
     if name == "vae_decoder":
-        return {"latents": rng.standard_normal((2, 8, 13, 20), np.float32)}
-    if name != "denoiser":
+        return {"latents": rng.standard_normal((2, channels, 13, 20), np.float32)}
+    if name not in ("denoiser", "difference"):
         return {"image": picture(256 if name == "vae_encoder" else 128)}
-    arrays: dict[str, Array] = {"latents": rng.standard_normal((2, 8, 32, 32), np.float32)}
-    arrays |= {"timestep": np.array([350, 350], np.float32), "w_scale": np.ones(2, np.float32)}
-    arrays["w_plus"] = rng.standard_normal((2, 12, 64), np.float32)
-    for key, tensor in Bundle.open("tiny").networks["denoiser"].inputs.items():
-        if key.startswith("bank_"):
-            arrays[key] = rng.standard_normal((2, 96, *tensor.shape[2:]), np.float32)  # type: ignore[arg-type]
+    known = {"timestep": np.array([350, 350], np.float32), "w_scale": np.ones(2, np.float32)}
+    arrays: dict[str, Array] = {}
+    for key, tensor in manifest.networks[name].inputs.items():  # the batch is 2, a bank's length 96
+        shape = (2, *(96 if side is None else side for side in tensor.shape[1:]))
+        arrays[key] = known[key] if key in known else rng.standard_normal(shape, np.float32)
     return arrays
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mien.engine.errors import EditError
-from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks
+from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks, drawn_to_edges
 from mien.engine.types import Array
 from mien.export.tiny.pairs import EDITS_FILE
 
@@ -66,3 +66,15 @@ def test_lips_spare_the_open_mouth(points: Array) -> None:
     opened[[55, 56, 57, 58, 59]] += [0, 20]
     between = opened[[62, 66]].mean(0)
     assert at(masks_of(opened), "lips", between) < 0.4
+
+
+def test_a_hair_mask_is_drawn_to_the_pictures_edge() -> None:
+    picture: Array = np.full((3, 128, 128), 0.6, np.float32)
+    picture[:, :, :64] = -0.6  # dark hair up to column 64
+    blunt: Array = np.repeat(np.clip((70 - np.arange(128)) / 12, 0, 1)[None], 128, 0).astype(np.float32)
+    sharp = drawn_to_edges(blunt, picture)
+    assert sharp[64, 40] == pytest.approx(1.0, abs=0.02) and sharp[64, 90] == pytest.approx(0.0, abs=0.02)
+    step, blunt_step = sharp[64, 63] - sharp[64, 64], blunt[64, 63] - blunt[64, 64]
+    assert step > 3 * blunt_step > 0
+    flat = drawn_to_edges(blunt, np.zeros((3, 128, 128), np.float32))
+    assert np.abs(np.diff(flat[64])).max() < 0.15, "without an edge there is nothing to draw it to"

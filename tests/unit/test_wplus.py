@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mien.engine.edits.wplus import HALO, WPlus
+from mien.engine.edits.wplus import HALO, WPlus, covered_share
 from mien.engine.errors import EditError
 from mien.engine.manifest import AttributeEdit, BankLayer, Manifest, NetworkSpec, ScheduleSpec
 from mien.engine.schedule import Schedule, even_timesteps
@@ -71,8 +71,8 @@ def finish(mask: Array) -> tuple[Array, Networks]:
     networks = Networks()
     method = WPlus(EditSpec(edits=(("a", 1.0),)), MANIFEST, {"a": np.full((12, 64), 0.5, np.float32)}, networks)
     out = method.finish(FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1), CROP, mask)
-    assert out is not None
-    return out, networks
+    assert out is not None and out.difference is not None and out.cover is None
+    return out.difference, networks
 
 
 def blob(x0: int, y0: int, x1: int, y1: int) -> Array:
@@ -122,8 +122,8 @@ def one_row(strength: float, steps: int) -> Array:
     out = method.finish(
         FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1), CROP, np.ones((PX, PX), np.float32)
     )
-    assert out is not None
-    return out
+    assert out is not None and out.difference is not None
+    return out.difference
 
 
 def test_one_row_is_the_definition() -> None:
@@ -153,3 +153,27 @@ def test_only_a_bank_that_is_read_wants_the_frames_in_order() -> None:
     spec = EditSpec(edits=(("a", 1.0),))
     assert not WPlus.in_order(spec, banked) and not WPlus.in_order(spec, MANIFEST)
     assert WPlus.in_order(replace(spec, options=(("rows", 2.0),)), banked)
+
+
+def test_where_something_new_stands_the_source_is_covered() -> None:
+    strong: Array = np.zeros((3, 200, 200), np.float32)
+    strong[1, 60:140, 40:160] = -1.0
+    strong[1, 98:101, 40:160] = 0.05  # a dark line that differs little from what covers it
+    share = covered_share(strong)
+    assert share[70:130, 50:150].min() > 0.99, "the line is closed"
+    assert share[:50].max() == 0.0 and share[:, 175:].max() == 0.0
+    assert covered_share(np.full((3, 50, 50), 0.1, np.float32)).max() == 0.0, "a tint covers nothing"
+
+
+def test_the_cover_is_the_decoded_answer_within_its_region() -> None:
+    networks = Networks()
+    method = WPlus(EditSpec(edits=(("a", 1.0),)), MANIFEST, {"a": np.full((12, 64), 4.0, np.float32)}, networks)
+    hidden, mask = blob(40, 40, 120, 120), blob(0, 0, PX, PX)
+    track = FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1)
+    out = method.finish(track, CROP, mask, hidden)
+    assert out is not None and out.difference is not None and out.cover is not None
+    picture, share = out.cover
+    np.testing.assert_allclose(share, covered_share(out.difference) * hidden)
+    assert share.max() > 0.5
+    source = networks.decode(CROP[None, [0, 1, 2, 0], ::SCALE, ::SCALE])["image"][0]
+    np.testing.assert_allclose(picture - source, out.difference, atol=1e-6)

@@ -1,0 +1,74 @@
+"""How a method's answer gets into a frame: what is added, what is covered, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mien.engine.clock import Clock
+from mien.engine.compose import FaceEdit, FaceMemory, Placement
+from mien.engine.edits import Answer
+from mien.engine.face.align import ffhq_quad
+from mien.engine.manifest import AttributeEdit
+from mien.engine.spec import EditSpec
+from mien.engine.types import Array, FaceTrack, Frame
+
+SIZE = 64
+EDIT = AttributeEdit("a", "a", (-1.0, 1.0), "a", (), ("all",), 300, 1.0, "delta", hides=True)
+
+
+class Method:
+    """Adds 0.2 everywhere, and covers with black where it is allowed to."""
+
+    def __init__(self) -> None:
+        self.hidden: Array | None = None
+
+    def wants_code(self) -> bool:
+        return False
+
+    def encode(self, track: FaceTrack, crop: Array) -> None:
+        raise AssertionError("no code is wanted")
+
+    def finish(self, track: FaceTrack, crop: Array, mask: Array, hidden: Array | None = None) -> Answer:
+        self.hidden = hidden
+        share: Array = np.zeros((SIZE, SIZE), np.float32)
+        share[24:40, 24:40] = 1.0
+        black = np.full((3, SIZE, SIZE), -1.0, np.float32)
+        return Answer(np.full((3, SIZE, SIZE), 0.2, np.float32), None if hidden is None else (black, share))
+
+
+def edited(frame: Frame, face: Array, parser: Any, weight: float, hides: bool) -> tuple[Frame, Array, Method]:
+    method = Method()
+    edit = AttributeEdit(**{f: getattr(EDIT, f) for f in EDIT.__slots__} | {"hides": hides})
+    made = FaceEdit(EditSpec(edits=(("a", 1.0),)), {"a": edit}, method, parser, SIZE, Clock())
+    place = Placement(1, ffhq_quad(face), face, weight)
+    job = made.begin(frame, place, FaceMemory(FaceTrack(1)))
+    assert job is not None
+    planes, box = made.finish(frame, frame.planes, job)
+    assert box == job.box
+    return frame, planes[0].astype(float), method
+
+
+@pytest.fixture
+def parser(network_of: Any) -> Any:
+    everywhere = np.zeros((1, 4, 128, 128), np.float32)
+    everywhere[:, 1] = 1.0
+    return network_of(lambda image: {"probabilities": everywhere})
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_a_cover_takes_the_place_of_what_was_there(
+    face: Array, frame_of: Callable[..., Frame], parser: Any, weight: float
+) -> None:
+    frame, with_cover, method = edited(frame_of(0), face, parser, weight, hides=True)
+    assert method.hidden is not None and method.hidden.max() == 1.0
+    _, without, plain = edited(frame_of(0), face, parser, weight, hides=False)
+    assert plain.hidden is None
+    x, y = (round(v) for v in ffhq_quad(face)[0])
+    source = frame.planes[0].astype(float)
+    assert without[y, x] - source[y, x] == pytest.approx(weight * 0.2 * 127.5 * 219 / 255, abs=1.0), "limited range"
+    assert with_cover[y, x] == pytest.approx((1 - weight) * without[y, x] + weight * 16, abs=1.0)
+    np.testing.assert_array_equal(with_cover[without == source], source[without == source])
