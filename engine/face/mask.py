@@ -173,7 +173,7 @@ class FaceMasks:
         """The hair, and where it may fall over the face: all of it but its middle from the eyes down."""
         inner = np.concatenate([self._points[36:48], self._points[[3, 5, 8, 11, 13]], self._points[27:36]])
         middle = blur(polygon(inner, 0.02 * self._unit), 0.10 * self._unit)
-        hair = np.ascontiguousarray(self._p[HAIR], np.float32)
+        hair: Array = np.ascontiguousarray(self._p[HAIR], np.float32)
         if self._picture is None:
             hair = cv2.dilate(hair, np.ones((5, 5), np.uint8))  # single hairs
         else:
