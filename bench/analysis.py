@@ -10,6 +10,7 @@ Teachers are those of DIR/tools/judge.py: YuNet's boxes and the MediaPipe mesh. 
     jitter       RMS of the second difference of (our points minus the mesh's), / sqrt(6), % of the inter-ocular distance; own_jitter: the
                  same of our points themselves, mesh_jitter: of the mesh's
     face_iou     of the parser's face region with the mesh's oval in the aligned crop
+    ae_db        PSNR of the aligned crop through the autoencoder and back; a dash with --networks
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ RUN = 10
 MIN_FACE_PX, SURE, SEEN = 40.0, 0.8, 0.6
 NO_FACE = "int_onebyone_noface"
 NETWORKS = ("detector", "landmarks", "parser")
+AUTOENCODER = ("vae_encoder", "vae_decoder")
 FACE = 1
 
 
@@ -69,7 +71,7 @@ class Figures:
     errors: list[float] = field(default_factory=list)
     overlaps: list[float] = field(default_factory=list)
     runs: list[list[tuple[Array, Array]]] = field(default_factory=list)  # (ours, mesh's) over consecutive frames
-    found_320: list[float] = field(default_factory=list)
+    psnr_db: list[float] = field(default_factory=list)
 
 
 def chosen(path: Path, count: int) -> Iterator[tuple[int, Frame]]:
@@ -131,15 +133,19 @@ def corners(box: Array) -> tuple[float, float, float, float]:
     return x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5
 
 
-def mesh_oval_iou(parser: Any, frame: Frame, points: Array, mesh: Array) -> float:
-    """IoU of the parser's face with the mesh's oval in the aligned 128 px crop that `points` give."""
+def aligned_crop(frame: Frame, points: Array) -> Array:
+    """The (3, 256, 256) crop that the networks edit, RGB in [-1, 1]."""
     affine = crop_to_frame(ffhq_quad(points), 256)
-    crop = crop_yuv(
+    return crop_yuv(
         frame.planes, affine, 256, matrix=frame.matrix, color_range=frame.color_range, bit_depth=bit_depth(frame)
     )
+
+
+def mesh_oval_iou(parser: Any, points: Array, mesh: Array, crop: Array) -> float:
+    """IoU of the parser's face with the mesh's oval, at 128 px, in the aligned crop that `points` give."""
     small = crop.reshape(3, 128, 2, 128, 2).mean((2, 4))[None].astype(np.float32)
     face = parser(image=small)["probabilities"][0].argmax(0) == FACE
-    ring = (transform(invert(affine), mesh[OVAL]) - 0.5) / 2
+    ring = (transform(invert(crop_to_frame(ffhq_quad(points), 256)), mesh[OVAL]) - 0.5) / 2
     oval = np.zeros((128, 128), np.uint8)
     cv2.fillPoly(oval, [np.round(ring * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
     return float((face & (oval > 0)).sum() / max((face | (oval > 0)).sum(), 1))
@@ -169,7 +175,12 @@ def measure(path: Path, count: int, networks: dict[str, Any], teachers: Teachers
                 (points, _), *_ = landmarker(frame, [landmark_crop(points, 128)])
             wanted = mesh[MESH_TO_68]
             out.errors.append(float(np.hypot(*(points - wanted).T).mean()) / max(inter_ocular(wanted), 1.0))
-            out.overlaps.append(mesh_oval_iou(networks["parser"], frame, points, mesh))
+            crop = aligned_crop(frame, points)
+            out.overlaps.append(mesh_oval_iou(networks["parser"], points, mesh, crop))
+            if "vae_encoder" in networks:
+                latents = networks["vae_encoder"](image=crop[None])["latents"]
+                again = np.clip(networks["vae_decoder"](latents=latents)["image"][0], -1, 1)
+                out.psnr_db.append(float(10 * np.log10(4 / np.mean((again - crop) ** 2))))
             pairs.append((points, wanted))
         if len(pairs) == 1:
             if index != last + 1 or not out.runs:
@@ -212,12 +223,12 @@ def main() -> None:
         networks: dict[str, Any] = {name: _File(args.networks / name / f"{name}.onnx") for name in NETWORKS}
     else:
         bundle = Bundle.open(args.bundle)
-        networks = {name: bundle.load(name, "onnxruntime", EngineConfig(threads=1)) for name in NETWORKS}
+        networks = {
+            name: bundle.load(name, "onnxruntime", EngineConfig(threads=1)) for name in (*NETWORKS, *AUTOENCODER)
+        }
     teachers = Teachers(args.shared, args.cache)
     paths = sorted((args.shared / "data" / "videos").iterdir())
-    columns = (
-        "frames faces recall_320 recall_640 false_640 with_presence error worst jitter own_jitter mesh_jitter face_iou"
-    )
+    columns = "frames faces recall_320 recall_640 false_640 with_presence error worst jitter own_jitter mesh_jitter face_iou ae_db"
     print(f"{'clip':22}" + "".join(f" {c:>10}" for c in columns.split()))
     every: list[Figures] = []
     for path in paths:
@@ -233,7 +244,7 @@ def main() -> None:
     total = Figures(
         sum(f.frames for f in every), false_640=sum(f.false_640 for f in every), believed=sum(f.believed for f in every)
     )
-    for name in ("met_320", "met_640", "errors", "overlaps", "runs"):
+    for name in ("met_320", "met_640", "errors", "overlaps", "psnr_db", "runs"):
         getattr(total, name).extend(v for f in every for v in getattr(f, name))
     print(row("all with faces", total))
 
@@ -250,6 +261,7 @@ def row(name: str, f: Figures) -> str:
         f"{f.false_640 / max(f.frames, 1):.3f}",
     ]
     cells += [f"{f.believed / max(f.frames, 1):.3f}", percent(f.errors), worst, *shakes, percent(f.overlaps)]
+    cells.append(f"{np.mean(f.psnr_db):.1f}" if f.psnr_db else "-")
     return f"{name:22}" + "".join(f" {c:>10}" for c in cells)
 
 

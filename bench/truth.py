@@ -1,6 +1,6 @@
 """The exact-truth test: edit a rendered talking head and compare it with the same head rendered with the change.
 
-    python -m mien.bench.truth --assets ../shared/data/assets3d [--bundle tiny] [--edit smile ...] [--heads 3] [--frames 12] [--out DIR]
+    python -m mien.bench.truth --assets DIR [--bundle tiny] [--edit smile ...] [--heads 3] [--frames 12] [--out DIR]
 
 A head (`truth_heads.py`) is drawn as it is and once more with what the edit should do to it; the first goes through the engine, in
 memory, as yuv420p. The truth's size is ours to choose (a clear, ordinary smile), so next to the figures at the edit's full strength

@@ -18,12 +18,12 @@ from mien.engine.networks.autoencoder import Decoder
 from mien.engine.networks.denoiser import Denoiser
 from mien.engine.networks.w_encoder import WEncoder
 from mien.export.tiny import loop
-from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod, draw_timesteps, write_sheet
+from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod, draw_timesteps, fixed_noise, relative_errors
 from mien.export.tiny.loop import Recipe, mixed_precision
 from mien.export.tiny.pairs import EDITS
 from mien.export.tiny.stage import Arguments
 
-BATCH, BANK_SHARE, T_VAL, SHOWN = 12, 0.2, 300, 12
+BATCH, BANK_SHARE, T_VAL = 12, 0.2, 300
 RECIPE = Recipe(1e-3, 2e-5, 1e-3, average=0.998)
 
 
@@ -88,19 +88,14 @@ def validate(
     limit: int = 10_000,
 ) -> dict[str, float]:
     """Relative error of one two-row step per edit on the val samples; a sheet of source, target and answer."""
-    ids = pairs.val[:limit]
-    noise = torch.randn(pairs.latent_shape, generator=torch.Generator().manual_seed(0))[None]
+    ids, noise = pairs.val[:limit], fixed_noise(pairs)
     t, w = torch.full((len(ids),), float(T_VAL)), codes[ids]
-    scores, rows = {}, []
-    for e, name in enumerate(EDITS):
-        source, target = pairs.latents(ids, np.full(len(ids), e))
+
+    def answer(source: Tensor, edit: int) -> Tensor:
         z_t = noiser(source, noise, t)
-        answer = x0(model, noiser, z_t, t, w + directions[e])[0] - x0(model, noiser, z_t, t, w)[0]
-        scores[name] = float((answer - (target - source)).square().sum() / (target - source).square().sum())
-        rows.append((source[:SHOWN], target[:SHOWN], (source + answer)[:SHOWN]))
-    if sheet is not None:
-        write_sheet(sheet, decoder, rows)
-    return scores
+        return x0(model, noiser, z_t, t, w + directions[edit])[0] - x0(model, noiser, z_t, t, w)[0]
+
+    return relative_errors(answer, pairs, ids, decoder, sheet)
 
 
 def run(args: Arguments) -> None:

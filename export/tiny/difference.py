@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from mien.engine.networks.autoencoder import Decoder
 from mien.engine.networks.denoiser import DifferenceDenoiser
 from mien.engine.networks.w_encoder import WEncoder
+from mien.engine.types import Array
 from mien.export.tiny import loop
-from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod, draw_timesteps, write_sheet
+from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod, draw_timesteps, fixed_noise, relative_errors
 from mien.export.tiny.loop import Recipe, mixed_precision
 from mien.export.tiny.pairs import EDITS
 from mien.export.tiny.stage import Arguments
 
-BATCH, DIRECTION_STD, T_VAL, SHOWN = 24, 0.3, 300, 12
+BATCH, DIRECTION_STD, T_VAL = 24, 0.3, 300
 NOTHING_SHARE, BOTH_SHARE, LATER_SHARE, SEEN_SHARE = 0.04, 0.15, 0.35, 0.25
 SHARPNESS, SHARP_STEPS = 0.5, 4000
 RECIPE = Recipe(1e-3, 2e-5, 1e-3, average=0.998)
@@ -85,11 +86,14 @@ def _with_second(
     model: EditModel,
     pairs: EditPairs,
     rng: np.random.Generator,
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    rows: tuple[Array, Array, Array],
     wanted: Tensor,
     edited: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """A second edit on top, in the rows marked so: differences and directions add up, where neither edit warps."""
+    """A second edit on top, in the rows marked so: differences and directions add up, where neither edit warps.
+
+    rows: samples, edits and marks, each (B,). wanted: (B, C, 32, 32). edited: (B, N, D) codes. Returns both, added to.
+    """
     ids, edits, marked = rows
     others = rng.integers(len(EDITS), size=len(ids))
     still = ~pairs.warps
@@ -105,19 +109,15 @@ def validate(
     model: EditModel, pairs: EditPairs, noiser: Noiser, decoder: nn.Module, sheet: Path | None, limit: int = 10_000
 ) -> dict[str, float]:
     """Relative error of one step per edit on the val samples; a sheet of source, target and answer."""
-    ids = pairs.val[:limit]
+    ids, noise = pairs.val[:limit], fixed_noise(pairs)
     w = model.w_encoder(pairs.plain_views(ids))
-    noise = torch.randn(pairs.latent_shape, generator=torch.Generator().manual_seed(0))[None]
     t = torch.full((len(ids),), float(T_VAL))
-    scores, rows = {}, []
-    for e, name in enumerate(EDITS):
-        source, target = pairs.latents(ids, np.full(len(ids), e))
-        answer = model.difference(noiser(source, noise, t), source, t, w, w + model.directions[e])
-        scores[name] = float((answer - (target - source)).square().sum() / (target - source).square().sum())
-        rows.append((source[:SHOWN], target[:SHOWN], (source + answer)[:SHOWN]))
-    if sheet is not None:
-        write_sheet(sheet, decoder, rows)
-    return scores
+
+    def answer(source: Tensor, edit: int) -> Tensor:
+        out: Tensor = model.difference(noiser(source, noise, t), source, t, w, w + model.directions[edit])
+        return out
+
+    return relative_errors(answer, pairs, ids, decoder, sheet)
 
 
 def run(args: Arguments) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mien.engine.types import Array
+from mien.export.tiny.pairs import EDITS
 
 T_MIN, T_MAX = 80, 640
 T_USUAL = (150, 420)
+SHOWN = 12
 
 
 def alphas_cumprod() -> Tensor:
@@ -92,6 +95,30 @@ def _latents(array: Array) -> Tensor:
 
 def _views(array: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def relative_errors(
+    answer: Callable[[Tensor, int], Tensor], pairs: EditPairs, ids: Array, decoder: nn.Module, sheet: Path | None
+) -> dict[str, float]:
+    """|answer - wanted|^2 / |wanted|^2 per edit over samples (B,) at full strength; a sheet of source, target and answer.
+
+    answer: (source latents (B, C, 32, 32), edit) -> the difference, of the same shape.
+    """
+    scores, rows = {}, []
+    for e, name in enumerate(EDITS):
+        source, target = pairs.latents(ids, np.full(len(ids), e))
+        got, wanted = answer(source, e), target - source
+        scores[name] = float((got - wanted).square().sum() / wanted.square().sum())
+        rows.append((source[:SHOWN], target[:SHOWN], (source + got)[:SHOWN]))
+    if sheet is not None:
+        write_sheet(sheet, decoder, rows)
+    return scores
+
+
+def fixed_noise(pairs: EditPairs) -> Tensor:
+    """(1, C, 32, 32), the same in every validation."""
+    return torch.randn(pairs.latent_shape, generator=torch.Generator().manual_seed(0))[None]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 
 from mien.engine.networks.denoiser import Denoiser
 from mien.engine.schedule import Schedule
-from mien.export.tiny import denoiser, difference
+from mien.export.tiny import denoiser, difference, edit_pairs
 from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod
 from mien.export.tiny.loop import Recipe
 from mien.export.tiny.pairs import EDITS
@@ -71,7 +71,8 @@ def test_a_second_edit_adds_up_only_where_nothing_warps(pairs: EditPairs) -> Non
 
 def test_the_difference_is_learned(pairs: EditPairs, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(difference, "EDITS", EDITS[:3])  # the first three: enough to learn in seconds
+    for module in (difference, edit_pairs):
+        monkeypatch.setattr(module, "EDITS", EDITS[:3])  # the first three: enough to learn in seconds
     model, noiser = difference.EditModel(CHANNELS), Noiser(alphas_cumprod())
     monkeypatch.setattr(difference, "BATCH", 8)
     first = model.directions.detach().clone()
