@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from mien.engine.backend import Network
+from mien.engine.blend import poisson
 from mien.engine.clock import Clock
 from mien.engine.edits import Method
 from mien.engine.face.align import crop_to_frame, paste_box
@@ -98,7 +99,7 @@ class FaceEdit:
         self.method = method
         self._regions = sorted({region for edit, _ in active for region in edit.regions})
         self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
-        self._within = spec.region
+        self._within, self._poisson = spec.region, spec.blend == "poisson"
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self.crop_px = crop_px
         self._parser, self._threads, self._clock = parser, threads, clock
@@ -144,6 +145,9 @@ class FaceEdit:
             reads = self.method.wants_code()
             crop = warp_crop(job.crop, job.field) if reads and job.field is not None else job.crop
             answer = self.method.finish(job.track, crop, job.mask, job.hidden)
+        if answer is not None and self._poisson:
+            with self._clock("blend"):
+                answer = poisson(answer, crop, job.mask)
         if answer is None and job.field is None:
             return planes, None
         with self._clock("composite"):

@@ -17,7 +17,7 @@ REGIONS = (
     "face", "skin", "hair", "mouth", "eyes", "brows", "nose", "glasses", "lower_face", "lips", "complexion", "beard", "locks",
     "head", "all",
 )  # fmt: skip
-BLENDS = ("feather",)
+BLENDS = ("feather", "poisson")
 COMPOSITIONS = ("auto", "delta", "replace")
 SAMPLERS = ("lcm", "tcd", "ddim")
 MAX_STEPS = 50
@@ -69,8 +69,9 @@ class EditSpec:
     one per name; a strength of 0 means none and is dropped. prompt: for methods that take text. strength: share of the
     noise schedule that is undone, in (0, 1]; None leaves it to the edits. num_steps: denoising steps, 1..50; None
     leaves it to the bundle. seed: 0..2**32-1, of the fixed noise. faces: the largest face, all, or the N largest.
-    region: cuts the edits' masks further; None keeps them. blend: how the mask's edge is treated; only `feather` so
-    far. composition: `auto` takes each edit's own. sampler: of the `replace` composition. options: (key, value) of the
+    region: cuts the edits' masks further; None keeps them. blend: how an answer meets the frame at the mask's edge, by the
+    `feather` of the mask alone, or after a `poisson` equation, which keeps its gradients and gives up its offset there (see
+    blend.py). composition: `auto` takes each edit's own. sampler: of the `replace` composition. options: (key, value) of the
     method's own `Options`. Raises EditError for a value out of range, never clamps.
     """
 

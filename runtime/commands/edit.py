@@ -36,7 +36,9 @@ def edit(
     region: Annotated[
         str | None, typer.Option(help="Only there: face, skin, hair, mouth, ...", rich_help_panel=WHAT)
     ] = None,
-    blend: Annotated[str, typer.Option(help="How the edge is blended.", rich_help_panel=WHAT)] = "feather",
+    blend: Annotated[
+        str, typer.Option(help="How the edge is blended: feather or poisson.", rich_help_panel=WHAT)
+    ] = "feather",
     start: Annotated[
         float | None, typer.Option("--from", metavar="S", help="Begin here.", rich_help_panel=WHAT)
     ] = None,

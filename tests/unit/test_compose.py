@@ -40,10 +40,12 @@ class Method:
         return Answer(np.full((3, SIZE, SIZE), 0.2, np.float32), None if hidden is None else (black, share))
 
 
-def edited(frame: Frame, face: Array, parser: Any, weight: float, hides: bool) -> tuple[Frame, Array, Method]:
+def edited(
+    frame: Frame, face: Array, parser: Any, weight: float, hides: bool, blend: str = "feather"
+) -> tuple[Frame, Array, Method]:
     method = Method()
     edit = AttributeEdit(**{f: getattr(EDIT, f) for f in EDIT.__slots__} | {"hides": hides})
-    made = FaceEdit(EditSpec(edits=(("a", 1.0),)), {"a": edit}, method, parser, SIZE, Clock())
+    made = FaceEdit(EditSpec(edits=(("a", 1.0),), blend=blend), {"a": edit}, method, parser, SIZE, Clock())
     place = Placement(1, ffhq_quad(face), face, weight)
     job = made.begin(frame, place, FaceMemory(FaceTrack(1)))
     assert job is not None
@@ -72,3 +74,11 @@ def test_a_cover_takes_the_place_of_what_was_there(
     assert without[y, x] - source[y, x] == pytest.approx(weight * 0.2 * 127.5 * 219 / 255, abs=1.0), "limited range"
     assert with_cover[y, x] == pytest.approx((1 - weight) * without[y, x] + weight * 16, abs=1.0)
     np.testing.assert_array_equal(with_cover[without == source], source[without == source])
+
+
+def test_poisson_gives_an_even_offset_up(face: Array, frame_of: Callable[..., Frame], parser: Any) -> None:
+    frame, feathered, _ = edited(frame_of(0), face, parser, 1.0, hides=False)
+    _, blended, _ = edited(frame, face, parser, 1.0, hides=False, blend="poisson")
+    source = frame.planes[0].astype(float)
+    assert np.abs(feathered - source).max() > 20
+    assert np.abs(blended - source).max() <= 1

@@ -55,7 +55,7 @@ def test_unknown_key_names_the_nearest() -> None:
         {"faces": "biggest"},
         {"faces": True},
         {"region": "ear"},
-        {"blend": "poisson"},
+        {"blend": "laplacian"},
         {"composition": "sum"},
         {"sampler": "euler"},
         {"edits": [("smile", math.nan)]},
