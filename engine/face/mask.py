@@ -17,6 +17,7 @@ from mien.engine.types import Array
 
 GRID_PX = 128
 BORDER_SHARE = 0.06
+HAIR_FADE_SHARE = 0.22  # long hair runs out of the crop at its foot; over less than this its new colour ends in a line
 FEATHER_SHARE, HAIR_FEATHER_SHARE = 0.02, 0.006
 GUIDE_PX, GUIDE_NOISE = 9, 1e-3
 DOUBT = 0.01  # of a mask counts as none, and as much below 1 as all: a softmax never says either
@@ -25,10 +26,14 @@ BACKGROUND, FACE, HAIR, BODY = range(4)
 
 def border_ramp(size: int, share: float = BORDER_SHARE) -> Array:
     """(size, size) float32: 0 on the outermost pixels, 1 from `share` of the side inwards, a smooth step between."""
-    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) / max(share * size, 1e-6)
-    step = np.clip(distance, 0.0, 1.0)
-    step = step * step * (3.0 - 2.0 * step)
+    step = smooth_step(np.minimum(np.arange(size), np.arange(size)[::-1]) / max(share * size, 1e-6))
     return np.asarray(np.minimum(step[:, None], step[None, :]), np.float32)
+
+
+def smooth_step(values: Array) -> Array:
+    """3 v^2 - 2 v^3 with v clipped to [0, 1]."""
+    step = np.clip(values, 0.0, 1.0)
+    return np.asarray(step * step * (3.0 - 2.0 * step))
 
 
 def polygon(points: Array, grow_px: float = 0.0) -> Array:
@@ -129,7 +134,12 @@ class FaceMasks:
         return np.asarray(self._p[FACE], np.float32)
 
     def _hair(self) -> Array:
-        return np.asarray(self._p[HAIR], np.float32)
+        return self._fading(self._p[HAIR])
+
+    def _fading(self, hair: Array) -> Array:
+        """A (P, P) mask of hair, to 0 towards the crop's lower edge."""
+        from_edge = np.arange(GRID_PX)[::-1, None] / (HAIR_FADE_SHARE * GRID_PX)
+        return np.asarray(hair * smooth_step(from_edge), np.float32)
 
     def _all(self) -> Array:
         return np.ones((GRID_PX, GRID_PX), np.float32)
@@ -167,7 +177,7 @@ class FaceMasks:
         return np.asarray(polygon(spread, 0.06 * self._unit) * worn * (1.0 - self.covered()), np.float32)
 
     def _head(self) -> Array:
-        return np.asarray(np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0), np.float32)
+        return np.asarray(np.clip(self._p[FACE] + self._hair(), 0.0, 1.0), np.float32)
 
     def _locks(self) -> Array:
         """The hair, and where it may fall over the face: all of it but its middle from the eyes down."""
@@ -178,7 +188,7 @@ class FaceMasks:
             hair = cv2.dilate(hair, np.ones((5, 5), np.uint8))  # single hairs
         else:
             hair = 1.3 * drawn_to_edges(hair, self._picture) - 0.15
-        return np.asarray(np.clip(hair + self._p[FACE] * (1.0 - middle), 0.0, 1.0), np.float32)
+        return np.asarray(np.clip(self._fading(hair) + self._p[FACE] * (1.0 - middle), 0.0, 1.0), np.float32)
 
     def _lips(self) -> Array:
         """The lips, without what an open mouth shows between them."""

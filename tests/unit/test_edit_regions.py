@@ -10,7 +10,7 @@ import pytest
 from mien.engine.errors import EditError
 from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks, drawn_to_edges
 from mien.engine.types import Array
-from mien.export.tiny.pairs import EDITS_FILE
+from mien.export.tiny.paint import EDITS_FILE
 
 SIZE = 256
 
@@ -55,9 +55,20 @@ def test_regions_lie_where_their_edits_act(points: Array) -> None:
 
 def test_hair_is_in_locks_and_clothes_are_not_complexion(points: Array) -> None:
     hair, body = masks_of(points, 0.0, 1.0), masks_of(points, 0.0, 0.0, 1.0)
-    assert hair.region("locks").min() > 0.9
+    assert hair.region("locks")[: round(0.75 * GRID_PX)].min() > 0.9
     aside = points[8] + [105, 20]
     assert at(body, "complexion", points[8] + [0, 20]) > 0.5 and at(body, "complexion", aside) < 0.1
+
+
+@pytest.mark.parametrize("region", ["hair", "head", "locks"])
+def test_long_hair_fades_out_towards_the_foot_of_the_crop(points: Array, region: str) -> None:
+    """Over a fifth of the crop at its foot and nowhere else; the face does not fade."""
+    foot = masks_of(points, 0.0, 1.0).united([region], None)[:, 60]
+    assert foot[190] > 0.9 and 0.3 < foot[228] < 0.7 and foot[250] < 0.1
+    assert (np.diff(foot[190:]) <= 0).all() and np.diff(foot).min() > -0.04
+    assert foot[20] > 0.9
+    if region != "hair":
+        assert masks_of(points).united([region], None)[228, 60] > 0.9
 
 
 def test_lips_spare_the_open_mouth(points: Array) -> None:
