@@ -1,22 +1,27 @@
-"""How well the detector, landmark and parser networks do on real clips, against teachers the project did not train.
+"""How well the detector, landmark and parser networks and the tracker do on real clips, against teachers the project did not train.
 
     python -m mien.bench.analysis --shared DIR [--bundle tiny | --networks DIR] [--frames 60] [--cache DIR] [CLIP ...]
 
-Teachers are those of DIR/tools/judge.py: YuNet's boxes and the MediaPipe mesh. Frames are taken in runs of ten, spread over the clip.
+Teachers are those of DIR/tools/judge.py: YuNet's boxes and the MediaPipe mesh. Frames are taken in runs of ten, spread over the clip; the
+tracker is given every frame and compared on those. Tracks are those that an edit of the file sees: visible in the frame, and confirmed
+before the clip ends.
     faces        YuNet's with score > 0.8 and at least 40 px wide, on those frames
     recall_320/640  share of them that a detection on a picture of that long side meets with IoU >= 0.5
+    tracked      share of them that a track meets with IoU >= 0.5
+    false_tracks  tracks a frame that meet no YuNet box of score >= 0.6 with IoU 0.3
     false_640    detections a frame that meet no YuNet box of score >= 0.6 with IoU 0.3; with_presence: those with believed landmarks
     error        mean distance of the 68 points from the mesh's, % of the inter-ocular distance; worst: of the 95th percentile frame
     jitter       RMS of the second difference of (our points minus the mesh's), / sqrt(6), % of the inter-ocular distance; own_jitter: the
                  same of our points themselves, mesh_jitter: of the mesh's
     face_iou     of the parser's face region with the mesh's oval in the aligned crop
+    hair_iou     of the parser's hair with the hair teacher's outside of that oval, where it is 1 % of the crop or more
     ae_db        PSNR of the aligned crop through the autoencoder and back; a dash with --networks
+For the clip without faces also the share of all its frames in which there is a track.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,23 +31,28 @@ import cv2
 import numpy as np
 import onnxruntime
 
+from mien.bench.analysis_teacher import Teachers, corners, counts
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.face.align import crop_to_frame, ffhq_quad
 from mien.engine.face.detect import Detector
 from mien.engine.face.landmarks import Landmarker, bit_depth
-from mien.engine.face.points import box_crop, inter_ocular, invert, iou, landmark_crop, transform
-from mien.engine.types import Array, Frame
+from mien.engine.face.points import Box, box_crop, inter_ocular, invert, iou, landmark_crop, transform
+from mien.engine.face.track import Tracker
+from mien.engine.types import Array, Face, Frame
 from mien.export.tiny.teachers import MESH_TO_68, OVAL
 from mien.kernels.crop_yuv import crop_yuv
 from mien.runtime.source import open_video
 
 RUN = 10
-MIN_FACE_PX, SURE, SEEN = 40.0, 0.8, 0.6
+SEEN = 0.6
 NO_FACE = "int_onebyone_noface"
 NETWORKS = ("detector", "landmarks", "parser")
 AUTOENCODER = ("vae_encoder", "vae_decoder")
-FACE = 1
+FACE, HAIR = 1, 2
+
+Answer = tuple[list[Face], Array | None]
+"""The tracker's faces in a frame, and YuNet's boxes (n, 5) if the frame is a chosen one."""
 
 
 class _File:
@@ -65,72 +75,25 @@ class Figures:
     frames: int = 0
     met_320: list[bool] = field(default_factory=list)
     met_640: list[bool] = field(default_factory=list)
+    tracked: list[bool] = field(default_factory=list)
+    false_tracks: int = 0
     false_640: int = 0
     believed: int = 0
-    touched: int = 0
+    touched: list[bool] = field(default_factory=list)  # an entry for every frame of the clip
     errors: list[float] = field(default_factory=list)
     overlaps: list[float] = field(default_factory=list)
+    hair: list[float] = field(default_factory=list)
     runs: list[list[tuple[Array, Array]]] = field(default_factory=list)  # (ours, mesh's) over consecutive frames
     psnr_db: list[float] = field(default_factory=list)
 
 
-def chosen(path: Path, count: int) -> Iterator[tuple[int, Frame]]:
-    """(index, frame) in runs of RUN frames, about `count` of them spread over the clip."""
+def frames_of(path: Path, count: int) -> Iterator[tuple[int, Frame, bool]]:
+    """(index, frame, whether it is chosen): about `count` are, in runs of RUN frames spread over the clip."""
     with open_video(path) as video:
         total = video.info.frame_count_estimate or 100
         period = max(RUN, round(total * RUN / max(count, 1)))
         for i, frame in enumerate(video):
-            if i % period < RUN:
-                yield i, frame
-
-
-def rgb_of(frame: Frame) -> Array:
-    """(H, W, 3) uint8 through the same matrix and range that the crops use."""
-    side = max(frame.width_px, frame.height_px)
-    affine = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    picture = crop_yuv(
-        frame.planes, affine, side, matrix=frame.matrix, color_range=frame.color_range, bit_depth=bit_depth(frame)
-    )
-    inside = picture[:, : frame.height_px, : frame.width_px].transpose(1, 2, 0)
-    return np.ascontiguousarray(np.clip(inside * 127.5 + 128.0, 0, 255).astype(np.uint8))
-
-
-class Teachers:
-    """The judge's answers on a frame, kept in a folder between runs because they are slow."""
-
-    def __init__(self, shared: Path, cache: Path | None) -> None:
-        spec = importlib.util.spec_from_file_location("judge", shared / "tools" / "judge.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self._judge: Any = module.Judge()
-        self._cache = cache
-
-    def __call__(self, clip: str, index: int, frame: Frame) -> tuple[Array, Array]:
-        """Boxes (n, 5) x, y, width, height, score, and the meshes (m, 478, 2) of those that count, in order."""
-        kept = None if self._cache is None else self._cache / f"{clip}_{index}.npz"
-        if kept is not None and kept.exists():
-            stored = np.load(kept)
-            return stored["boxes"], stored["meshes"]
-        rgb = rgb_of(frame)
-        boxes = np.asarray(self._judge.boxes(rgb))
-        meshes = [self._judge.mesh(rgb, box)[0][:, :2] for box in boxes if counts(box)]
-        answer = boxes, np.stack(meshes) if meshes else np.zeros((0, 478, 2))
-        if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(kept, boxes=answer[0], meshes=answer[1])
-        return answer
-
-
-def counts(box: Array) -> bool:
-    """Whether a YuNet face must be found."""
-    return bool(box[4] > SURE and box[2] >= MIN_FACE_PX)
-
-
-def corners(box: Array) -> tuple[float, float, float, float]:
-    """x, y, width, height -> x0, y0, x1, y1, pixel centres at integers."""
-    x, y, w, h = (float(v) for v in box[:4])
-    return x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5
+            yield i, frame, i % period < RUN
 
 
 def aligned_crop(frame: Frame, points: Array) -> Array:
@@ -141,32 +104,47 @@ def aligned_crop(frame: Frame, points: Array) -> Array:
     )
 
 
-def mesh_oval_iou(parser: Any, points: Array, mesh: Array, crop: Array) -> float:
-    """IoU of the parser's face with the mesh's oval, at 128 px, in the aligned crop that `points` give."""
+def region_ious(parser: Any, points: Array, mesh: Array, crop: Array, hair: Array) -> tuple[float, float | None]:
+    """IoU at 128 px of the parser's face with the mesh's oval in the aligned crop that `points` give, and of its hair
+    with a teacher's (256, 256) outside of the oval; None where there is hardly any.
+    """
     small = crop.reshape(3, 128, 2, 128, 2).mean((2, 4))[None].astype(np.float32)
-    face = parser(image=small)["probabilities"][0].argmax(0) == FACE
+    found = parser(image=small)["probabilities"][0].argmax(0)
     ring = (transform(invert(crop_to_frame(ffhq_quad(points), 256)), mesh[OVAL]) - 0.5) / 2
-    oval = np.zeros((128, 128), np.uint8)
-    cv2.fillPoly(oval, [np.round(ring * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
-    return float((face & (oval > 0)).sum() / max((face | (oval > 0)).sum(), 1))
+    drawn = np.zeros((128, 128), np.uint8)
+    cv2.fillPoly(drawn, [np.round(ring * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
+    oval = drawn > 0
+    hair = (hair.reshape(128, 2, 128, 2).mean((1, 3)) >= 0.5) & ~oval
+    return mask_iou(found == FACE, oval), mask_iou(found == HAIR, hair) if hair.mean() >= 0.01 else None
+
+
+def mask_iou(a: Array, b: Array) -> float:
+    """IoU of two masks."""
+    return float((a & b).sum() / max((a | b).sum(), 1))
 
 
 def measure(path: Path, count: int, networks: dict[str, Any], teachers: Teachers | None) -> Figures:
     """All figures of one clip; without teachers, every detection is false."""
     out, last = Figures(), -2
     detector, landmarker = Detector(networks["detector"]), Landmarker(networks["landmarks"])
-    for index, frame in chosen(path, count):
+    tracker = Tracker(detector, landmarker)
+    answers: list[Answer] = []
+    for index, frame, taken in frames_of(path, count):
+        followed = tracker.update(frame)
+        if not taken:
+            answers.append((followed, None))
+            continue
         out.frames += 1
         boxes, meshes = teachers(path.stem, index, frame) if teachers else (np.zeros((0, 5)), np.zeros((0, 478, 2)))
+        answers.append((followed, boxes))
         wide, narrow = detector(frame, 640), detector(frame, 320)
         faces = [corners(b) for b in boxes if counts(b)]
         out.met_320 += [any(iou(d.box, f) >= 0.5 for d in narrow) for f in faces]
         out.met_640 += [any(iou(d.box, f) >= 0.5 for d in wide) for f in faces]
-        false = [d for d in wide if all(iou(d.box, corners(b)) < 0.3 for b in boxes if b[4] >= SEEN)]
+        false = [d for d in wide if unseen(d.box, boxes)]
         presences = [p for _, p in landmarker(frame, [box_crop(d.box, 128) for d in false])]
         out.false_640 += len(false)
         out.believed += sum(p > 0.5 for p in presences)
-        out.touched += any(p > 0.5 for p in presences)
         pairs = []
         for face, mesh in zip(faces, meshes, strict=True):
             start = max((d.box for d in wide if iou(d.box, face) >= 0.3), key=lambda b: iou(b, face), default=face)
@@ -176,7 +154,10 @@ def measure(path: Path, count: int, networks: dict[str, Any], teachers: Teachers
             wanted = mesh[MESH_TO_68]
             out.errors.append(float(np.hypot(*(points - wanted).T).mean()) / max(inter_ocular(wanted), 1.0))
             crop = aligned_crop(frame, points)
-            out.overlaps.append(mesh_oval_iou(networks["parser"], points, mesh, crop))
+            assert teachers is not None
+            face_iou, hair_iou = region_ious(networks["parser"], points, mesh, crop, teachers.hair(crop))
+            out.overlaps.append(face_iou)
+            out.hair += [] if hair_iou is None else [hair_iou]
             if "vae_encoder" in networks:
                 latents = networks["vae_encoder"](image=crop[None])["latents"]
                 again = np.clip(networks["vae_decoder"](latents=latents)["image"][0], -1, 1)
@@ -187,7 +168,23 @@ def measure(path: Path, count: int, networks: dict[str, Any], teachers: Teachers
                 out.runs.append([])
             out.runs[-1].append(pairs[0])
             last = index
+    enter_tracks(out, answers, tracker)
     return out
+
+
+def unseen(box: Box, boxes: Array) -> bool:
+    """Whether YuNet's boxes (n, 5) show nothing there."""
+    return all(iou(box, corners(b)) < 0.3 for b in boxes if b[4] >= SEEN)
+
+
+def enter_tracks(out: Figures, answers: list[Answer], tracker: Tracker) -> None:
+    """Add what the tracker's confirmed tracks show, to be called after the clip's last frame."""
+    for faces, boxes in answers:
+        tracks = [f.box_px for f in faces if tracker.confirmed(f.track_id)]
+        out.touched.append(bool(tracks))
+        if boxes is not None:
+            out.tracked += [any(iou(t, corners(b)) >= 0.5 for t in tracks) for b in boxes if counts(b)]
+            out.false_tracks += sum(unseen(t, boxes) for t in tracks)
 
 
 def jitter(runs: list[list[tuple[Array, Array]]]) -> tuple[float, float, float]:
@@ -228,8 +225,11 @@ def main() -> None:
         }
     teachers = Teachers(args.shared, args.cache)
     paths = sorted((args.shared / "data" / "videos").iterdir())
-    columns = "frames faces recall_320 recall_640 false_640 with_presence error worst jitter own_jitter mesh_jitter face_iou ae_db"
-    print(f"{'clip':22}" + "".join(f" {c:>10}" for c in columns.split()))
+    columns = (
+        "frames faces recall_320 recall_640 tracked false_tracks false_640 with_presence error worst jitter own_jitter"
+    )
+    columns += " mesh_jitter face_iou hair_iou ae_db"
+    print(f"{'clip':22}" + "".join(f" {c:>13}" for c in columns.split()))
     every: list[Figures] = []
     for path in paths:
         if args.clips and path.stem not in args.clips:
@@ -238,13 +238,16 @@ def main() -> None:
         figures = measure(path, args.frames * (4 if empty else 1), networks, None if empty else teachers)
         print(row(path.stem, figures), flush=True)
         if empty:
-            print(f"  frames of it with a believed face: {100 * figures.touched / figures.frames:.2f} %")
+            print(f"  of its {len(figures.touched)} frames with a track: {percent(figures.touched).strip()} %")
         else:
             every.append(figures)
     total = Figures(
-        sum(f.frames for f in every), false_640=sum(f.false_640 for f in every), believed=sum(f.believed for f in every)
+        sum(f.frames for f in every),
+        false_tracks=sum(f.false_tracks for f in every),
+        false_640=sum(f.false_640 for f in every),
+        believed=sum(f.believed for f in every),
     )
-    for name in ("met_320", "met_640", "errors", "overlaps", "psnr_db", "runs"):
+    for name in ("met_320", "met_640", "tracked", "errors", "overlaps", "hair", "psnr_db", "runs"):
         getattr(total, name).extend(v for f in every for v in getattr(f, name))
     print(row("all with faces", total))
 
@@ -258,11 +261,20 @@ def row(name: str, f: Figures) -> str:
         str(len(f.met_640)),
         percent(f.met_320),
         percent(f.met_640),
+        percent(f.tracked),
+        f"{f.false_tracks / max(f.frames, 1):.3f}",
         f"{f.false_640 / max(f.frames, 1):.3f}",
     ]
-    cells += [f"{f.believed / max(f.frames, 1):.3f}", percent(f.errors), worst, *shakes, percent(f.overlaps)]
+    cells += [
+        f"{f.believed / max(f.frames, 1):.3f}",
+        percent(f.errors),
+        worst,
+        *shakes,
+        percent(f.overlaps),
+        percent(f.hair),
+    ]
     cells.append(f"{np.mean(f.psnr_db):.1f}" if f.psnr_db else "-")
-    return f"{name:22}" + "".join(f" {c:>10}" for c in cells)
+    return f"{name:22}" + "".join(f" {c:>13}" for c in cells)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def suppress(boxes: Array, overlap: float = 0.4) -> Array:
 class Detector:
     """The detector network with its picture and its boxes; keeps nothing between calls."""
 
-    def __init__(self, network: Network, threshold: float = 0.5) -> None:
+    def __init__(self, network: Network, threshold: float = 0.3) -> None:
         self._network = network
         self._threshold = threshold
 

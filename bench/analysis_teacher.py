@@ -1,0 +1,72 @@
+"""The judge's faces on frames of a clip, as the analysis networks are measured against them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mien.engine.face.landmarks import bit_depth
+from mien.engine.face.points import Box
+from mien.engine.types import Array, Frame
+from mien.export.tiny.teachers import Teachers as MaskTeachers
+from mien.kernels.crop_yuv import crop_yuv
+
+MIN_FACE_PX, SURE = 40.0, 0.8
+
+
+def rgb_of(frame: Frame) -> Array:
+    """(H, W, 3) uint8 through the same matrix and range that the crops use."""
+    side = max(frame.width_px, frame.height_px)
+    affine = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    picture = crop_yuv(
+        frame.planes, affine, side, matrix=frame.matrix, color_range=frame.color_range, bit_depth=bit_depth(frame)
+    )
+    inside = picture[:, : frame.height_px, : frame.width_px].transpose(1, 2, 0)
+    return np.ascontiguousarray(np.clip(inside * 127.5 + 128.0, 0, 255).astype(np.uint8))
+
+
+class Teachers:
+    """The judge's answers on a frame, kept in a folder between runs because they are slow."""
+
+    def __init__(self, shared: Path, cache: Path | None) -> None:
+        spec = importlib.util.spec_from_file_location("judge", shared / "tools" / "judge.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self._judge: Any = module.Judge()
+        self._masks = MaskTeachers(shared / "data")
+        self._cache = cache
+
+    def __call__(self, clip: str, index: int, frame: Frame) -> tuple[Array, Array]:
+        """Boxes (n, 5) x, y, width, height, score, and the meshes (m, 478, 2) of those that count, in order."""
+        kept = None if self._cache is None else self._cache / f"{clip}_{index}.npz"
+        if kept is not None and kept.exists():
+            stored = np.load(kept)
+            return stored["boxes"], stored["meshes"]
+        rgb = rgb_of(frame)
+        boxes = np.asarray(self._judge.boxes(rgb))
+        meshes = [self._judge.mesh(rgb, box)[0][:, :2] for box in boxes if counts(box)]
+        answer = boxes, np.stack(meshes) if meshes else np.zeros((0, 478, 2))
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(kept, boxes=answer[0], meshes=answer[1])
+        return answer
+
+    def hair(self, crop: Array) -> Array:
+        """(S, S) bool: hair in an aligned crop (3, S, S) in [-1, 1]."""
+        picture = np.clip(crop.transpose(1, 2, 0) * 127.5 + 128.0, 0, 255).astype(np.uint8)
+        return np.asarray(self._masks.hair(np.ascontiguousarray(picture)) > 0.5)
+
+
+def counts(box: Array) -> bool:
+    """Whether a YuNet face must be found."""
+    return bool(box[4] > SURE and box[2] >= MIN_FACE_PX)
+
+
+def corners(box: Array) -> Box:
+    """x, y, width, height -> x0, y0, x1, y1, pixel centres at integers."""
+    x, y, w, h = (float(v) for v in box[:4])
+    return x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5
