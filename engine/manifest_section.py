@@ -37,6 +37,10 @@ class Section:
         for key in self._value:
             yield key, self.section(key)
 
+    def has(self, key: str) -> bool:
+        """Whether a key is there."""
+        return key in self._value
+
     def take(self, key: str) -> Any:
         """The value of a key that must be there."""
         if key not in self._value:
@@ -84,7 +88,7 @@ class Section:
 
     def flag(self, key: str) -> bool:
         """True or false; a missing key is false."""
-        value = self.take(key) if key in self._value else False
+        value = self.take(key) if self.has(key) else False
         if not isinstance(value, bool):
             raise self._wrong(key, value, "true or false")
         return value

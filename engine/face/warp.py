@@ -20,9 +20,6 @@ from mien.engine.types import Array
 
 GRID = 64
 ITERATIONS = 5
-# A motion runs so much less far at a negative strength: corners of a mouth that may rise by a tenth of the eyes'
-# distance look grotesque when they fall as far.
-BACKWARDS = 0.6
 # In crop pixels; moves no 8-bit sample by more than half a code even at an edge from black to white. Without it the tails
 # of the Gaussians move three times as many samples as can be seen to move.
 STILL_PX = 1 / 512
@@ -40,11 +37,11 @@ def motions(templates: Iterable[tuple[tuple[LandmarkShift, ...], float]]) -> Mot
     """
     out: Motions = {}
     for shifts, strength in templates:
-        reach = strength if strength > 0 else BACKWARDS * strength
         for shift in shifts:
+            x, y = (strength, strength) if strength > 0 else (strength * shift.back[0], strength * shift.back[1])
             for point in shift.points:
                 dx, dy, sigma = out.get(point, (0.0, 0.0, 0.0))
-                out[point] = (dx + reach * shift.dx, dy + reach * shift.dy, max(sigma, shift.sigma))
+                out[point] = (dx + x * shift.dx, dy + y * shift.dy, max(sigma, shift.sigma))
     return out
 
 

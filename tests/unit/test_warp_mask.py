@@ -10,7 +10,6 @@ from mien.engine.errors import EditError
 from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks, border_ramp
 from mien.engine.face.points import face_axes
 from mien.engine.face.warp import (
-    BACKWARDS,
     GRID,
     STILL_PX,
     backward_field,
@@ -109,7 +108,9 @@ def test_backward_undoes_forward(points: Array) -> None:
 def test_templates_add_and_backwards_is_shorter() -> None:
     lift, open_ = (LandmarkShift((48,), 0.0, -0.1, 0.1),), (LandmarkShift((48, 57), 0.02, 0.1, 0.2),)
     assert motions([(lift, 1.0), (open_, 0.5)]) == {48: (0.01, pytest.approx(-0.05), 0.2), 57: (0.01, 0.05, 0.2)}
-    assert motions([(lift, -1.0)])[48][1] == pytest.approx(0.1 * BACKWARDS)
+    back = (LandmarkShift((48,), 0.1, -0.1, 0.1, back=(0.2, 0.5)),)
+    assert motions([(back, -1.0)])[48][:2] == pytest.approx((-0.02, 0.05))
+    assert motions([(lift, -1.0)])[48][1] == pytest.approx(0.06), "by default a negative strength goes less far"
 
 
 def test_border_ramp() -> None:
