@@ -49,14 +49,15 @@ class Heads:
     def positive(self, i: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """A jittered, degraded crop (128, 128, 3) uint8 and its points (68, 2) in crop pixels."""
         centre, side, roll = square(self.points[i])
-        side *= float(np.exp(rng.uniform(-0.18, 0.28)))
-        centre = centre + rng.uniform(-0.1, 0.1, 2) * side
+        side *= float(np.exp(rng.uniform(-0.25, 0.32)))
+        centre = centre + rng.uniform(-0.13, 0.13, 2) * side
         angle = roll + float(np.deg2rad(np.clip(rng.normal(0, 8), -24, 24)))
         matrix = augment.similarity(side, centre, angle, INPUT_PX)
         picture = augment.warp(self.pictures[i], matrix, (INPUT_PX, INPUT_PX), rng)
         points = augment.map_points(matrix, self.points[i])
-        if rng.random() < 0.35:
-            at = points[int(rng.integers(68))] + rng.normal(0, 12, 2)
+        if rng.random() < 0.45:
+            over_mouth = rng.random() < 0.6  # where hands go
+            at = points[int(rng.integers(48, 68)) if over_mouth else int(rng.integers(68))] + rng.normal(0, 12, 2)
             skin = picture[tuple(np.clip(points[30].astype(int)[::-1], 0, INPUT_PX - 1))].astype(np.float64)
             other = self.pictures[int(rng.integers(len(self.points)))]
             mask, fill, _ = augment.occluder((INPUT_PX, INPUT_PX), at, float(rng.uniform(8, 40)), skin, rng, other)

@@ -15,6 +15,7 @@ from mien.export.tiny import augment
 from mien.export.tiny.teachers import Teachers
 
 MIN_WIDTH_PX, PORTRAIT_PX, MAX_WIDTH_PX = 8.0, 50.0, 300.0
+CROWDS = 0.6  # of the scenes with little clutter
 MAX_COVERED = 0.45  # of a box: more and the face is left out of the loss
 
 
@@ -224,13 +225,13 @@ class Composer:
         count = int(rng.integers(0, 3)) if heavy else int(rng.choice([1, 1, 2, 3, 5, 8]))
         boxes: list[Array] = []
         shown: list[float] = []
-        largest = MAX_WIDTH_PX if count == 1 else 0.6 * width / np.sqrt(max(count, 1))
-        if not heavy and rng.random() < 0.4:  # a crowd far away
-            count, largest = int(rng.integers(5, 13)), 45.0
+        smallest, largest = MIN_WIDTH_PX, MAX_WIDTH_PX if count == 1 else 0.6 * width / np.sqrt(max(count, 1))
+        if not heavy and rng.random() < CROWDS:  # far away
+            count, smallest, largest = int(rng.integers(5, 13)), 13.0, 45.0
         for _ in range(count):
             head = self.heads[int(rng.integers(len(self.heads)))]
             portrait = not boxes and count <= 3 and rng.random() < 0.5
-            low, high = (PORTRAIT_PX, MAX_WIDTH_PX) if portrait else (MIN_WIDTH_PX, largest)
+            low, high = (PORTRAIT_PX, MAX_WIDTH_PX) if portrait else (smallest, largest)
             high = min(high, 0.75 * min(width, height))
             size = float(rng.uniform(low, high) if portrait else np.exp(rng.uniform(np.log(low), np.log(high))))
             at = rng.uniform(0.35 * size, np.maximum(np.array([width, height]) - 0.35 * size, 0.36 * size))
