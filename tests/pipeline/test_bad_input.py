@@ -283,7 +283,7 @@ def test_a_full_disk(ending: str, bench: Bench) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(number: signal.Signals, bench: Bench) -> None:
-    times = tuple((i * 512, 512) for i in range(40))
+    times = tuple((i * 512, 512) for i in range(200))
     clip = bench.make_clip("long.mp4", size=(320, 240), times=times, time_base=Fraction(1, 12800))
     process = start(bench.arguments("--codec", "hevc", "--preset", "veryslow", source=clip))
     deadline = time.monotonic() + 600
