@@ -16,9 +16,9 @@ STAGES: dict[str, tuple[str, float]] = {
     "prepare": ("prepare", 0),
     "renders": ("renders", 0),
     "poses": ("poses", 0),
-    "landmarks": ("landmarks", 36),
-    "parser": ("parser", 10),
-    "detector": ("detector", 20),
+    "landmarks": ("landmarks", 65),
+    "parser": ("parser", 35),
+    "detector": ("detector", 45),
     "autoencoder": ("autoencoder", 40),
     "pairs": ("pairs", 0),
     "difference": ("difference", 70),
@@ -26,17 +26,20 @@ STAGES: dict[str, tuple[str, float]] = {
     "decoder": ("decoder", 20),
     "pack": ("pack", 0),
     "unpack": ("unpack", 0),
+    "carry": ("carry", 0),
+    "uncarry": ("uncarry", 0),
 }
 
-ALL = tuple(stage for stage in STAGES if stage != "unpack")
+ALL = tuple(stage for stage in STAGES if stage not in ("unpack", "carry", "uncarry"))
 
 
 def main() -> None:
     """Parse the command line and run one stage, or all in order."""
     parser = argparse.ArgumentParser(prog="python -m mien.export.tiny", description=__doc__)
     parser.add_argument("stage", choices=["all", *STAGES])
-    parser.add_argument("--data", type=Path, required=True, help="folder with faces/, weights/ and assets3d/")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with faces/, weights/ and assets3d/")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="caches, checkpoints, sheets")
+    parser.add_argument("--carry", type=Path, help="folder of carry and uncarry, RUNS/carry if not given")
     parser.add_argument("--minutes", type=float, help="time budget of a training stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
@@ -53,6 +56,7 @@ def main() -> None:
             workers=args.workers,
             device=args.device,
             threads=args.threads,
+            carry=args.carry,
         )
         importlib.import_module(f"mien.export.tiny.{module}").run(given)
 

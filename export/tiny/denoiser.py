@@ -4,6 +4,7 @@ It reads the codes and directions that `difference` has learned, which stay as t
 own code w, half an edited one with w + s dw, half of those noised from the source: the network must believe the code, not z_t. A fifth
 of the batches read a K/V bank of the same faces under other noise.
 Loss: |x0 - target| in latents. Validation figure: relative error of the two-row difference, as in `difference`.
+Without a checkpoint it goes on from a `final.pt` that is there.
 """
 
 from __future__ import annotations
@@ -18,12 +19,22 @@ from mien.engine.networks.autoencoder import Decoder
 from mien.engine.networks.denoiser import Denoiser
 from mien.engine.networks.w_encoder import WEncoder
 from mien.export.tiny import loop
-from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod, draw_timesteps, fixed_noise, relative_errors
+from mien.export.tiny.difference import code_change
+from mien.export.tiny.edit_pairs import (
+    EditPairs,
+    Noiser,
+    alphas_cumprod,
+    draw_timesteps,
+    fixed_noise,
+    put,
+    relative_errors,
+)
 from mien.export.tiny.loop import Recipe, mixed_precision
-from mien.export.tiny.pairs import EDITS
+from mien.export.tiny.paint import EDITS
 from mien.export.tiny.stage import Arguments
 
-BATCH, BANK_SHARE, T_VAL = 12, 0.2, 300
+BATCH, CUDA_BATCH = 12, 48
+BANK_SHARE, T_VAL = 0.2, 300
 RECIPE = Recipe(1e-3, 2e-5, 1e-3, average=0.998)
 
 
@@ -34,6 +45,11 @@ def x0(
     v, *own = model(z_t, t, w, torch.ones_like(t), *(bank or ()))
     a, s = noiser.scales(t)
     return a * z_t - s * v.float(), own
+
+
+def batch_size(device: str) -> int:
+    """Faces of a training batch; a GPU's step takes hardly longer for more of them."""
+    return CUDA_BATCH if torch.device(device).type == "cuda" else BATCH
 
 
 @torch.no_grad()
@@ -52,15 +68,16 @@ def training_loss(
     rng: np.random.Generator,
     device: str,
 ) -> Tensor:
-    """Loss of one random batch: BATCH faces, each unedited and edited."""
-    ids, edits = np.sort(rng.choice(pairs.train, BATCH, replace=False)), rng.integers(len(EDITS), size=BATCH)
-    source, target = (z.to(device) for z in pairs.latents(ids, edits))
-    strength = torch.from_numpy(pairs.strength[ids, edits]).to(device)[:, None, None]
-    w = codes[ids].to(device)
-    both = torch.cat([w, w + strength * directions[edits].to(device)])
-    from_target = torch.from_numpy(rng.random(BATCH) < 0.5).to(device)[:, None, None, None]
+    """Loss of one random batch of faces, each unedited and edited. device: of all that is given."""
+    batch = batch_size(device)
+    ids, entries = np.sort(rng.choice(pairs.train, batch, replace=False)), rng.integers(pairs.entries, size=batch)
+    source, target = pairs.latents(ids, entries)
+    strengths = pairs.strengths[ids, entries]
+    w = codes[put(ids, device)]
+    both = torch.cat([w, w + code_change(directions, put(strengths, device))])
+    from_target = put(rng.random(batch) < 0.5, device)[:, None, None, None]
     clean = torch.cat([source, torch.where(from_target, target, source)])
-    t = draw_timesteps(BATCH, rng).to(device).repeat(2)
+    t = draw_timesteps(batch, rng).to(device, non_blocking=True).repeat(2)
     bank = None
     with mixed_precision(device):
         if rng.random() < BANK_SHARE:
@@ -70,8 +87,7 @@ def training_loss(
                     bank = [torch.cat([b, b], 1) for b in bank]
         answer, _ = x0(model, noiser, noiser(clean, torch.randn_like(source).repeat(2, 1, 1, 1), t), t, both, bank)
     answers, wanted = answer.chunk(2), target - source
-    energy = pairs.energy[edits].to(device)[:, None, None, None]
-    difference = ((answers[1] - answers[0] - wanted).square() / energy).mean()
+    difference = ((answers[1] - answers[0] - wanted).square() / pairs.energy(strengths)).mean()
     loss: Tensor = (answer - torch.cat([source, target])).abs().mean() + difference
     return loss
 
@@ -89,11 +105,11 @@ def validate(
 ) -> dict[str, float]:
     """Relative error of one two-row step per edit on the val samples; a sheet of source, target and answer."""
     ids, noise = pairs.val[:limit], fixed_noise(pairs)
-    t, w = torch.full((len(ids),), float(T_VAL)), codes[ids]
+    t, w = torch.full((len(ids),), float(T_VAL), device=pairs.device), codes[put(ids, pairs.device)]
 
-    def answer(source: Tensor, edit: int) -> Tensor:
-        z_t = noiser(source, noise, t)
-        return x0(model, noiser, z_t, t, w + directions[edit])[0] - x0(model, noiser, z_t, t, w)[0]
+    def answer(source: Tensor, strengths: Tensor) -> Tensor:
+        z_t, edited = noiser(source, noise, t), w + code_change(directions, strengths)
+        return x0(model, noiser, z_t, t, edited)[0] - x0(model, noiser, z_t, t, w)[0]
 
     return relative_errors(answer, pairs, ids, decoder, sheet)
 
@@ -102,34 +118,35 @@ def run(args: Arguments) -> None:
     """Train for `args.minutes` in all (resumed time counts), then write `denoiser/final.pt`."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    sheet = args.runs / "denoiser" / "sheet.png"
-    pairs, noiser = EditPairs(args.runs), Noiser(alphas_cumprod())
+    folder = args.runs / "denoiser"
+    pairs, noiser = EditPairs(args.runs, args.device), Noiser(alphas_cumprod().to(args.device))
     saved = torch.load(args.runs / "autoencoder" / "final.pt", weights_only=True)
     decoder = Decoder(**saved["kwargs"]).eval()
     decoder.load_state_dict(saved["decoder"])
+    decoder.to(args.device)
     learned = torch.load(args.runs / "difference" / "final.pt", weights_only=True)
     w_encoder = WEncoder().eval()
     w_encoder.load_state_dict(learned["w_encoder"])
-    directions = torch.stack([learned["directions"][name] for name in EDITS])
-    codes = encode_all(w_encoder, pairs)
+    directions = torch.stack([learned["directions"][name] for name in EDITS]).to(args.device)
+    codes = encode_all(w_encoder.to(args.device), pairs)
     channels = pairs.latent_shape[0]
     model = Denoiser(channels).to(args.device)
-    there = Noiser(noiser.abar.to(args.device))
+    if (folder / "final.pt").exists() and not (folder / "checkpoint.pt").exists():
+        model.load_state_dict(torch.load(folder / "final.pt", weights_only=True)["denoiser"])
+        print("denoiser: goes on from final.pt", flush=True)
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([args.seed, step])
-        return training_loss(model, pairs, there, codes, directions, rng, args.device)
+        return training_loss(model, pairs, noiser, codes, directions, rng, args.device)
 
     def scores(average: Denoiser, limit: int) -> dict[str, float]:
-        shown = Denoiser(channels)
-        shown.load_state_dict(average.state_dict())
-        return validate(shown.eval(), pairs, noiser, codes, directions, decoder, sheet, limit)
+        return validate(average, pairs, noiser, codes, directions, decoder, folder / "sheet.png", limit)
 
     def figures(average: Denoiser) -> str:
         return "val(28) " + " ".join(f"{name} {score:.3f}" for name, score in scores(average, 28).items())
 
-    average = loop.train("denoiser", args, model, loss, figures, RECIPE).cpu()
-    torch.save(
-        {"kwargs": {"latent_channels": channels}, "denoiser": average.state_dict()}, args.runs / "denoiser" / "final.pt"
-    )
-    print(f"denoiser: relative error of the two-row difference on val: {scores(average, 10_000)}")
+    average = loop.train("denoiser", args, model, loss, figures, RECIPE)
+    found = scores(average, 10_000)
+    saved = {"kwargs": {"latent_channels": channels}, "denoiser": average.cpu().state_dict()}
+    torch.save(saved, folder / "final.pt")
+    print(f"denoiser: relative error of the two-row difference on val: {found}")

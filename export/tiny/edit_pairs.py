@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mien.engine.types import Array
-from mien.export.tiny.pairs import EDITS
+from mien.export.tiny.paint import EDITS
 
 T_MIN, T_MAX = 80, 640
 T_USUAL = (150, 420)
 SHOWN = 12
+VALIDATED = (*EDITS, "combined")  # the entries that are validated, the last of them several edits at once
 
 
 def alphas_cumprod() -> Tensor:
@@ -49,66 +50,82 @@ def draw_timesteps(count: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(t.astype(np.float32)).round()
 
 
-class EditPairs:
-    """Memory-mapped; shapes in pairs.py.
+def put(array: Array, device: torch.device | str) -> Tensor:
+    """A host array on a device; the host does not wait for what the device still computes."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
-    energy: (E,) mean square of the wanted difference at full strength. warps: (E,) bool, edits whose source is not the
-    plain crop, because a landmark template moves it first.
+
+class EditPairs:
+    """Shapes in pairs.py. All tensors it answers are on `device`; ids and entries are host arrays (B,).
+
+    entries: N, the first of one edit each. strengths: (M, N, E) float32, on the host. The rest stays memory-mapped, unless
+    the device has memory of its own with ample room for all of it.
     """
 
-    def __init__(self, runs: Path) -> None:
-        folder = runs / "pairs"
-
-        def opened(name: str) -> Array:
-            return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
-
-        self._plain_w, self._target_w = opened("plain_w"), opened("target_w")
-        self._plain_z, self._source_z, self._target_z = opened("plain_z"), opened("source_z"), opened("target_z")
-        self.strength = np.array(opened("strength"))
-        is_val = np.array(opened("is_val"))
+    def __init__(self, runs: Path, device: str = "cpu") -> None:
+        mapped = {name: _mapped(runs, name) for name in ("plain_w", "target_w", "plain_z", "source_z", "target_z")}
+        self.strengths = np.load(runs / "pairs" / "strengths.npy")
+        self.entries: int = self.strengths.shape[1]
+        is_val = np.load(runs / "pairs" / "is_val.npy")
         self.train, self.val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
-        self.latent_shape: tuple[int, ...] = self._plain_z.shape[1:]
-        wanted = self._target_z[self.val].astype(np.float32) - self._source_z[self.val]
-        self.warps = np.any(self._source_z[self.val[:8]] != self._plain_z[self.val[:8], None], (0, 2, 3, 4))
-        self.energy = torch.from_numpy(np.square(wanted).mean((0, 2, 3, 4)))
+        self.latent_shape: tuple[int, ...] = mapped["plain_z"].shape[1:]
+        single = slice(0, len(EDITS))
+        wanted = mapped["target_z"][self.val, single].astype(np.float32) - mapped["source_z"][self.val, single]
+        self._energy: Array = np.square(wanted).mean((0, 2, 3, 4))
+        self.device = torch.device(device)
+        home = self.device if _has_room(self.device, sum(a.nbytes for a in mapped.values())) else "cpu"
+        self._held = {name: torch.from_numpy(array).to(home) for name, array in mapped.items()}
 
-    def latents(self, ids: Array, edits: Array) -> tuple[Tensor, Tensor]:
-        """Source and target latents (B, C, 32, 32) of samples (B,) and edits (B,)."""
-        return _latents(self._source_z[ids, edits]), _latents(self._target_z[ids, edits])
+    def _rows(self, name: str, *indices: Array) -> Tensor:
+        held = self._held[name]
+        return held[tuple(put(i, held.device) for i in indices)].to(self.device, non_blocking=True)
+
+    def energy(self, strengths: Array) -> Tensor:
+        """(B, 1, 1, 1): mean square of the wanted difference of the edits in (B, E) strengths, each at full strength on val."""
+        return put((strengths != 0).astype(np.float32) @ self._energy, self.device)[:, None, None, None]
+
+    def latents(self, ids: Array, entries: Array) -> tuple[Tensor, Tensor]:
+        """Source and target latents (B, C, 32, 32) of samples and entries."""
+        return self._rows("source_z", ids, entries).float(), self._rows("target_z", ids, entries).float()
 
     def plain_latents(self, ids: Array) -> Tensor:
         """Latents of the unedited crops."""
-        return _latents(self._plain_z[ids])
+        return self._rows("plain_z", ids).float()
 
     def plain_views(self, ids: Array) -> Tensor:
         """(B, 3, 128, 128) in [-1, 1] of the unedited crops, as the W+ encoder sees them."""
-        return _views(self._plain_w[ids])
+        return _views(self._rows("plain_w", ids))
 
-    def target_views(self, ids: Array, edits: Array) -> Tensor:
+    def target_views(self, ids: Array, entries: Array) -> Tensor:
         """The same of the edited ones."""
-        return _views(self._target_w[ids, edits])
+        return _views(self._rows("target_w", ids, entries))
 
 
-def _latents(array: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).float()
+def _mapped(runs: Path, name: str) -> Array:
+    """An array of `pairs`, copied on write, because torch takes no read-only ones."""
+    return np.asarray(np.load(runs / "pairs" / f"{name}.npy", mmap_mode="c"))
 
 
-def _views(array: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def _has_room(device: torch.device, size_bytes: int) -> bool:
+    return device.type == "cuda" and size_bytes < torch.cuda.mem_get_info(device)[0] / 2
+
+
+def _views(pictures: Tensor) -> Tensor:
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
 def relative_errors(
-    answer: Callable[[Tensor, int], Tensor], pairs: EditPairs, ids: Array, decoder: nn.Module, sheet: Path | None
+    answer: Callable[[Tensor, Tensor], Tensor], pairs: EditPairs, ids: Array, decoder: nn.Module, sheet: Path | None
 ) -> dict[str, float]:
-    """|answer - wanted|^2 / |wanted|^2 per edit over samples (B,) at full strength; a sheet of source, target and answer.
+    """|answer - wanted|^2 / |wanted|^2 of VALIDATED over val samples (B,); a sheet of source, target and answer.
 
-    answer: (source latents (B, C, 32, 32), edit) -> the difference, of the same shape.
+    answer: (source latents (B, C, 32, 32), strengths (B, E)) -> the difference, of the same shape as the source.
     """
     scores, rows = {}, []
-    for e, name in enumerate(EDITS):
-        source, target = pairs.latents(ids, np.full(len(ids), e))
-        got, wanted = answer(source, e), target - source
+    for entry, name in enumerate(VALIDATED):
+        source, target = pairs.latents(ids, np.full(len(ids), entry))
+        got, wanted = answer(source, put(pairs.strengths[ids, entry], pairs.device)), target - source
         scores[name] = float((got - wanted).square().sum() / wanted.square().sum())
         rows.append((source[:SHOWN], target[:SHOWN], (source + got)[:SHOWN]))
     if sheet is not None:
@@ -118,12 +135,12 @@ def relative_errors(
 
 def fixed_noise(pairs: EditPairs) -> Tensor:
     """(1, C, 32, 32), the same in every validation."""
-    return torch.randn(pairs.latent_shape, generator=torch.Generator().manual_seed(0))[None]
+    return torch.randn(pairs.latent_shape, generator=torch.Generator().manual_seed(0))[None].to(pairs.device)
 
 
 @torch.no_grad()
 def write_sheet(path: Path, decoder: nn.Module, rows: list[tuple[Tensor, Tensor, Tensor]]) -> None:
     """A picture of source, target and answer latents, one row of faces each, edit below edit."""
     strips = [torch.cat(list(part), 2) for row in rows for part in decoder(torch.cat(row)).clamp(-1, 1).chunk(3)]
-    picture = ((torch.cat(strips, 1).permute(1, 2, 0).numpy() + 1) * 127.5).astype(np.uint8)
+    picture = ((torch.cat(strips, 1).permute(1, 2, 0).cpu().numpy() + 1) * 127.5).astype(np.uint8)
     cv2.imwrite(str(path), picture[..., ::-1])

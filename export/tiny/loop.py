@@ -6,14 +6,15 @@ import copy
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mien.export.tiny.stage import Arguments
 
@@ -52,7 +53,8 @@ def train(
     """Train `model` in place for `args.minutes`, all runs of it together; returns a copy with averaged weights, in eval mode.
 
     loss: of step n, which alone decides what is drawn, so that a resumed run sees the same. validate: figures of the
-    averaged model. Writes <runs>/<name>/checkpoint.pt every minute. Matrices decay, biases and norms do not.
+    averaged model. Writes <runs>/<name>/checkpoint.pt every minute. Matrices decay, biases and norms do not. Between two
+    checkpoints nothing waits for the device.
     """
     folder = args.runs / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,8 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         step, spent_s = state["step"], state["spent_s"]
         print(f"{name}: resumed at step {step}, {spent_s / 60:.1f} of {args.minutes:.1f} minutes spent", flush=True)
-    budget_s, losses = args.minutes * 60, [0.0]
+    averaged, current = _floats(average), _floats(model)
+    budget_s, losses = args.minutes * 60, deque[Tensor](maxlen=200)
     mark = saved = checked = time.monotonic()
     while spent_s < budget_s:
         for group in optimizer.param_groups:
@@ -81,8 +84,8 @@ def train(
         value.backward()
         nn.utils.clip_grad_norm_(trained, recipe.clip)
         optimizer.step()
-        _blend(average, model, min(recipe.average, step / (step + 10)))
-        losses = [*losses[-199:], value.item()]
+        get_ema_multi_avg_fn(min(recipe.average, step / (step + 10)))(averaged, current, step)
+        losses.append(value.detach())
         step += 1
         now = time.monotonic()
         spent_s, mark = spent_s + now - mark, now
@@ -92,8 +95,8 @@ def train(
             replace_file(checkpoint, whole | {"step": step, "spent_s": spent_s})
         if now - checked > recipe.validate_every_s:
             checked = now
-            figures = validate(average)
-            print(f"{name}: step {step}, {spent_s / 60:.1f} min, loss {np.mean(losses):.4f}: {figures}", flush=True)
+            figures, mean = validate(average), float(torch.stack(tuple(losses)).mean())
+            print(f"{name}: step {step}, {spent_s / 60:.1f} min, loss {mean:.4f}: {figures}", flush=True)
             mark = time.monotonic()
     return average
 
@@ -111,8 +114,6 @@ def mixed_precision(device: str) -> torch.autocast:
     return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or torch.cpu._is_avx512_bf16_supported())
 
 
-@torch.no_grad()
-def _blend(average: nn.Module, model: nn.Module, keep: float) -> None:
-    for a, b in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if a.is_floating_point():
-            a.lerp_(b, 1 - keep)
+def _floats(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers that averaging is about; they share memory with the module's."""
+    return [value for value in module.state_dict().values() if value.is_floating_point()]

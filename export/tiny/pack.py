@@ -23,7 +23,7 @@ from mien.engine.networks.landmarks import Landmarks
 from mien.engine.networks.parser import Parser
 from mien.engine.networks.w_encoder import WEncoder
 from mien.export.onnx import Dims, export_onnx, largest_error, store_float16
-from mien.export.tiny.pairs import EDITS_FILE
+from mien.export.tiny.paint import EDITS_FILE
 from mien.export.tiny.stage import Arguments
 
 VERSION = "0.2.0"

@@ -8,7 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """data: the training data folder. runs: caches, checkpoints, logs and sheets. minutes: time budget of a training stage."""
+    """data: the training data folder. runs: caches, checkpoints, logs and sheets. minutes: time budget of a training stage.
+
+    carry: what `carry` writes and `uncarry` reads, <runs>/carry if not given.
+    """
 
     data: Path
     runs: Path
@@ -17,3 +20,9 @@ class Arguments:
     workers: int = 2
     device: str = "cpu"
     threads: int = 1
+    carry: Path | None = None
+
+    @property
+    def carried(self) -> Path:
+        """The folder of `carry` and `uncarry`."""
+        return self.carry or self.runs / "carry"

@@ -11,29 +11,30 @@ from mien.engine.schedule import Schedule
 from mien.export.tiny import denoiser, difference, edit_pairs
 from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod
 from mien.export.tiny.loop import Recipe
-from mien.export.tiny.pairs import EDITS
+from mien.export.tiny.paint import EDITS
 
-CHANNELS, SAMPLES, WARPED = 4, 40, EDITS.index("smile")
+CHANNELS, SAMPLES = 4, 40
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> EditPairs:
-    """Edit e adds (e + 1) / 4 times the strength to channel e % 4; a smile's source is shifted first."""
+    """Edit e adds (e + 1) / 4 times the strength to channel e % 4; the last entry is of the first two edits."""
     rng = np.random.default_rng(0)
     plain = rng.standard_normal((SAMPLES, CHANNELS, 32, 32)).astype(np.float16)
     strength = np.where(np.arange(SAMPLES) >= 32, 1.0, rng.uniform(0.3, 1.0, SAMPLES)).astype(np.float32)
-    source = np.repeat(plain[:, None], len(EDITS), 1)
-    source[:, WARPED] = np.roll(plain, 1, -1)
-    target = source.copy()
+    entries = np.concatenate([np.eye(len(EDITS)), [[1, 1] + [0] * (len(EDITS) - 2)]])
+    adds = np.zeros((len(EDITS), CHANNELS))
     for e in range(len(EDITS)):
-        target[:, e, e % CHANNELS] += ((e + 1) / 4 * strength)[:, None, None].astype(np.float16)
+        adds[e, e % CHANNELS] = (e + 1) / 4
+    strengths = (strength[:, None, None] * entries).astype(np.float32)
+    source = np.repeat(plain[:, None], len(entries), 1)
     arrays = {
         "plain_z": plain,
         "plain_w": rng.integers(0, 255, (SAMPLES, 128, 128, 3), np.uint8),
         "source_z": source,
-        "target_z": target,
-        "target_w": rng.integers(0, 255, (SAMPLES, len(EDITS), 128, 128, 3), np.uint8),
-        "strength": np.repeat(strength[:, None], len(EDITS), 1),
+        "target_z": source + (strengths @ adds)[..., None, None].astype(np.float16),
+        "target_w": rng.integers(0, 255, (SAMPLES, len(entries), 128, 128, 3), np.uint8),
+        "strengths": strengths,
         "is_val": np.arange(SAMPLES) >= 32,
     }
     (tmp_path / "pairs").mkdir()
@@ -42,11 +43,12 @@ def pairs(tmp_path: Path) -> EditPairs:
     return EditPairs(tmp_path)
 
 
-def test_pairs_know_their_energy_and_what_warps(pairs: EditPairs) -> None:
+def test_pairs_know_the_energy_of_edits(pairs: EditPairs) -> None:
     expected = [((e + 1) / 4) ** 2 / CHANNELS for e in range(len(EDITS))]
-    np.testing.assert_allclose(pairs.energy, expected, rtol=0.01)
-    assert pairs.warps.tolist() == [e == WARPED for e in range(len(EDITS))]
-    assert len(pairs.train) == 32 and len(pairs.val) == 8
+    found = pairs.energy(pairs.strengths[35])
+    np.testing.assert_allclose(found[:-1].flatten(), expected, rtol=0.01)
+    np.testing.assert_allclose(found[-1].flatten(), sum(expected[:2]), rtol=0.01)
+    assert pairs.entries == len(EDITS) + 1 and len(pairs.train) == 32 and len(pairs.val) == 8
 
 
 def test_noising_is_the_engines() -> None:
@@ -57,25 +59,30 @@ def test_noising_is_the_engines() -> None:
         torch.testing.assert_close(ours[row], schedule.add_noise(z[row], noise[row], t), rtol=1e-4, atol=1e-5)
 
 
-def test_a_second_edit_adds_up_only_where_nothing_warps(pairs: EditPairs) -> None:
-    model, count = difference.EditModel(CHANNELS), 8
-    ids, edits = pairs.train[:count], np.array([WARPED, 1, 2, 3] * 2)
-    rows = (ids, edits, np.array([True] * 4 + [False] * 4))
-    zero_z, zero_w = torch.zeros(count, CHANNELS, 32, 32), torch.zeros(count, 12, 64)
-    wanted, edited = difference._with_second(model, pairs, np.random.default_rng(3), rows, zero_z, zero_w)
-    changed = [bool(z.any()) for z in wanted]
-    assert changed == [bool(w.any()) for w in edited]
-    assert not changed[0] and not any(changed[4:]), "warped and unmarked rows stay"
-    assert any(changed[1:4])
+def test_directions_add_up_by_their_strengths() -> None:
+    directions = torch.randn(3, 12, 64)
+    change = difference.code_change(directions, torch.tensor([[0.5, 0.0, 0.0], [1.0, 0.0, -1.0]]))
+    torch.testing.assert_close(change[0], 0.5 * directions[0])
+    torch.testing.assert_close(change[1], directions[0] - directions[2])
+
+
+def test_going_on_keeps_directions_by_name(tmp_path: Path) -> None:
+    old, new = difference.EditModel(CHANNELS), difference.EditModel(CHANNELS)
+    kept = {"difference": old.difference.state_dict(), "w_encoder": old.w_encoder.state_dict()}
+    torch.save(kept | {"directions": {EDITS[2]: old.directions[0].detach()}}, tmp_path / "final.pt")
+    begun = new.directions.detach().clone()
+    difference.go_on_from(new, tmp_path / "final.pt")
+    assert torch.equal(new.directions[2], old.directions[0]) and torch.equal(new.directions[1], begun[1])
+    assert all(torch.equal(a, b) for a, b in zip(old.difference.parameters(), new.difference.parameters(), strict=True))
 
 
 def test_the_difference_is_learned(pairs: EditPairs, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    for module in (difference, edit_pairs):
-        monkeypatch.setattr(module, "EDITS", EDITS[:3])  # the first three: enough to learn in seconds
+    monkeypatch.setattr(pairs, "entries", 3)  # the first three: enough to learn in seconds
+    monkeypatch.setattr(edit_pairs, "VALIDATED", EDITS[:3])
     model, noiser = difference.EditModel(CHANNELS), Noiser(alphas_cumprod())
     monkeypatch.setattr(difference, "BATCH", 8)
-    first = model.directions.detach().clone()
+    first = model.directions.detach()[:3].clone()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
 
     def missed() -> float:
@@ -91,7 +98,7 @@ def test_the_difference_is_learned(pairs: EditPairs, monkeypatch: pytest.MonkeyP
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     assert missed() < 0.7 * before
-    assert all((now - then).abs().max() > 1e-3 for now, then in zip(model.directions, first, strict=True))
+    assert all((now - then).abs().max() > 1e-3 for now, then in zip(model.directions, first, strict=False))
 
 
 def test_the_denoiser_sees_edited_and_unedited_rows(pairs: EditPairs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from mien.export.tiny.draw_glasses import sunglasses
 from mien.export.tiny.draw_makeup import lips, lipstick, skin_tone
 from mien.export.tiny.draw_mouth import lip_gap, mouth_interior
 from mien.export.tiny.matte import hair_matte, skin_mask
+from mien.export.tiny.paint import EDITS, EDITS_FILE, Face, make_pair
 from mien.export.tiny.recolour import HAIR_COLOURS, recolour_hair
 from mien.export.tiny.strokes import (
     BROWS,
@@ -27,7 +28,6 @@ from mien.export.tiny.strokes import (
 from mien.export.tiny.teachers import OVAL
 
 SIZE = 128
-Face = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _ellipse(centre: tuple[float, float], rx: float, ry: float, count: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def face() -> Face:
     rgb[hair > 0] = np.float32([0.35, 0.22, 0.12]) * rng.uniform(0.7, 1.3, (int((hair > 0).sum()), 1)).astype(
         np.float32
     )
-    return rgb, mesh, hair, person
+    return Face(rgb, mesh, hair, person)
 
 
 @pytest.mark.parametrize("colour", HAIR_COLOURS)
@@ -202,32 +202,57 @@ def test_a_side_turned_away_is_not_seen() -> None:
     assert side_weights(mesh)[0] < 0.3 and side_weights(mesh)[1] == 1.0
 
 
-@pytest.mark.parametrize("name", pairs.EDITS)
+@pytest.mark.parametrize("name", EDITS)
 def test_every_pair_is_nothing_at_zero_and_grows(face: Face, name: str) -> None:
-    rgb, mesh, hair, person = face
     changes = []
     for strength in (0.0, 0.4, 1.0):
-        source, target = pairs.make_pair(name, rgb, mesh, hair, person, strength, np.random.default_rng(0))
-        assert target.shape == rgb.shape and target.dtype == np.float32
+        given = {name: strength * pairs.FULL.get(name, 1.0)}
+        source, target = make_pair(given, face, np.random.default_rng(0))
+        assert target.shape == face.rgb.shape and target.dtype == np.float32
         assert 0 <= target.min() and target.max() <= 1
         changes.append(float(np.abs(target - source).sum()))
     assert changes[0] == 0.0 and 0 < changes[1] < changes[2]
 
 
+def test_edits_at_once_are_painted_over_each_other(face: Face) -> None:
+    rng = np.random.default_rng(0)
+    _, red = make_pair({"hair_red": 1.0}, face, rng)
+    source, both = make_pair({"sunglasses": 1.0, "hair_red": 1.0}, face, rng)
+    assert source is face.rgb
+    np.testing.assert_array_equal(both[:40], red[:40])
+    assert both[60, 48].max() < 0.3
+    moved, smiling = make_pair({"smile": 1.0, "hair_red": 1.0}, face, rng)
+    assert np.abs(moved - face.rgb).max() > 0.02
+    np.testing.assert_allclose(smiling[:26], red[:26], atol=0.02)
+
+
 def test_unknown_pair(face: Face) -> None:
     with pytest.raises(ValueError, match="hair_dark"):
-        pairs.make_pair("wings", *face, 1.0, np.random.default_rng(0))
+        make_pair({"wings": 1.0}, face, np.random.default_rng(0))
 
 
 def test_strengths_keep_to_the_ranges_of_the_edits() -> None:
     rng = np.random.default_rng(0)
-    edits = json.loads(pairs.EDITS_FILE.read_text())
-    assert {name for name, edit in edits.items() if edit["direction"] is not None} == set(pairs.EDITS)
-    for name in pairs.EDITS:
+    edits = json.loads(EDITS_FILE.read_text())
+    assert {name for name, edit in edits.items() if edit["direction"] is not None} == set(EDITS)
+    for name in EDITS:
         low, high = edits[name]["range"]
         drawn = [pairs.draw_strength(name, rng) for _ in range(60)]
         assert low <= min(drawn) and max(drawn) <= high
         assert (min(drawn) < 0) == (low < 0)
+
+
+def test_combinations_are_of_edits_that_go_together() -> None:
+    rng = np.random.default_rng(0)
+    for full in (True, False):
+        entries = pairs.draw_entries(rng, full)
+        assert entries.shape == (len(EDITS) + pairs.COMBINATIONS, len(EDITS))
+        singles, several = np.split(entries != 0, [len(EDITS)])
+        assert np.array_equal(singles, np.eye(len(EDITS), dtype=bool))
+        assert set(several.sum(1)) <= {2, 3, 4}
+    for _ in range(50):
+        names = pairs.draw_combination(rng)
+        assert 2 <= len(names) <= 4 and len(pairs.ALTERNATIVES.intersection(names)) <= 1
 
 
 def test_axes_of_a_turned_face() -> None:

@@ -1,0 +1,112 @@
+"""The target picture of any set of edits: the landmark templates move the face, then every edit's generator paints on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mien.engine.face.warp import Motions, motions, warp_crop, warp_field
+from mien.engine.manifest import BACK, LandmarkShift
+from mien.engine.types import Array
+from mien.export.tiny.draw_age import age, smile_folds
+from mien.export.tiny.draw_beard import beard
+from mien.export.tiny.draw_eyes import closed_eyes
+from mien.export.tiny.draw_glasses import sunglasses
+from mien.export.tiny.draw_makeup import lipstick, skin_tone
+from mien.export.tiny.draw_mouth import mouth_interior
+from mien.export.tiny.recolour import recolour_hair
+from mien.export.tiny.teachers import MESH_TO_68
+
+EDITS_FILE = Path(__file__).with_name("edits.json")
+
+
+class Face(NamedTuple):
+    """A picture rgb (H, W, 3) float32 in [0, 1] with its mesh (478, 3) in pixels, and hair and person (H, W) in [0, 1]."""
+
+    rgb: Array
+    mesh: Array
+    hair: Array
+    person: Array
+
+
+Painter = Callable[[Array, Face, Face, float, np.random.Generator], Array]
+
+# Each takes what is painted so far, the face after and before the templates moved it, a strength, and answers the picture
+# with its edit; in the order in which they are painted over each other.
+PAINTERS: dict[str, Painter] = {
+    "skin_tone": lambda rgb, face, _, s, rng: skin_tone(rgb, face.mesh, face.hair, face.person, s),
+    "lipstick": lambda rgb, face, _, s, rng: lipstick(rgb, face.mesh, face.person, s),
+    "age": lambda rgb, face, _, s, rng: age(rgb, face.mesh, face.hair, face.person, s, rng),
+    "hair_dark": lambda rgb, face, _, s, rng: recolour_hair(rgb, face.hair, "hair_dark", s),
+    "hair_blond": lambda rgb, face, _, s, rng: recolour_hair(rgb, face.hair, "hair_blond", s),
+    "hair_red": lambda rgb, face, _, s, rng: recolour_hair(rgb, face.hair, "hair_red", s),
+    "hair_grey": lambda rgb, face, _, s, rng: recolour_hair(rgb, face.hair, "hair_grey", s),
+    "smile": lambda rgb, face, _, s, rng: smile_folds(rgb, face.mesh, s),
+    "beard": lambda rgb, face, _, s, rng: beard(rgb, face.mesh, face.hair, face.person, s),
+    "mouth_open": lambda rgb, face, before, s, rng: mouth_interior(rgb, before.rgb, before.mesh, face.mesh, s),
+    "eyes_open": lambda rgb, face, _, s, rng: closed_eyes(rgb, face.mesh, -s) if s < 0 else rgb,
+    "sunglasses": lambda rgb, face, _, s, rng: sunglasses(rgb, face.mesh, s, hair=face.hair),
+}
+EDITS = tuple(PAINTERS)
+
+
+@cache
+def range_of(name: str) -> tuple[float, float]:
+    """The least and the greatest strength of an edit in edits.json."""
+    low, high = json.loads(EDITS_FILE.read_text())[name]["range"]
+    return low, high
+
+
+@cache
+def template_of(name: str) -> tuple[LandmarkShift, ...]:
+    """The landmark template of an edit in edits.json."""
+    rows = json.loads(EDITS_FILE.read_text())[name].get("template", [])
+    return tuple(
+        LandmarkShift(tuple(r["points"]), r["dx"], r["dy"], r["sigma"], tuple(r.get("back", BACK))) for r in rows
+    )
+
+
+def make_pair(strengths: Mapping[str, float], face: Face, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Source and target (H, W, 3) of edits at once, the same array where there is nothing to paint.
+
+    The source is what the network will see: `face.rgb` itself, or warped, where an edit has a template. Raises ValueError
+    for an edit without a painter.
+    """
+    if unknown := [name for name in strengths if name not in PAINTERS]:
+        raise ValueError(f"no pairs are made for {unknown[0]!r}; known: {', '.join(EDITS)}")
+    active = {name: strengths[name] for name in EDITS if strengths.get(name)}
+    moved = motions((template_of(name), strength) for name, strength in active.items())
+    after = _warped(face, moved)
+    target = after.rgb
+    for name, strength in active.items():
+        target = PAINTERS[name](target, after, face, strength, rng)
+    return after.rgb, target
+
+
+def _warped(face: Face, moved: Motions) -> Face:
+    size = face.rgb.shape[0]
+    points = face.mesh[MESH_TO_68, :2].astype(np.float64)
+    field = warp_field(moved, points, np.ones((128, 128), np.float32), size)
+    if field is None:
+        return face
+    planes = np.ascontiguousarray(np.dstack([face.rgb, face.hair, face.person]).transpose(2, 0, 1))
+    out = np.clip(warp_crop(planes, field), 0, 1)
+    rgb = np.ascontiguousarray(out[:3].transpose(1, 2, 0))
+    return Face(rgb, _moved_mesh(face.mesh, field, size), np.asarray(out[3]), np.asarray(out[4]))
+
+
+def _moved_mesh(mesh: Array, field: Array, size: int) -> Array:
+    """Where mesh points go under a backward field (G, G, 2): the q with q + B(q) = p, by iteration."""
+    step = field.shape[0] / size
+    out = mesh.copy()
+    for _ in range(6):
+        x, y = (((out[:, k, None] + 0.5) * step - 0.5).astype(np.float32) for k in (0, 1))
+        shift = cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
+        out[:, :2] = 0.5 * (out[:, :2] + mesh[:, :2] - shift)
+    return out
