@@ -31,9 +31,10 @@ CODE_PX = 128
 HALO = 4
 # Below this share of the mask no difference reaches a fifth of a 10-bit code: what is left of a mask averaged over frames.
 LEAST_SHARE = 1 / 4096
-# Of the [-1, 1] scale: a difference from which the source begins to count as hidden, and from which it is. The share of the
-# crop's side by which gaps are closed (dark brows under dark glass differ little), and that of the edge's softness.
-COVERS_FROM, COVERS_WHOLLY, CLOSE_SHARE, SOFT_SHARE = 0.15, 0.45, 0.05, 0.006
+# Of the [-1, 1] scale: a difference from which the source begins to count as hidden, and from which it is; low, because a lid
+# differs little from the eye that it hides. The share of the crop's side by which gaps are closed (dark brows under dark glass
+# differ less still), and that of the edge's softness.
+COVERS_FROM, COVERS_WHOLLY, CLOSE_SHARE, SOFT_SHARE = 0.06, 0.18, 0.05, 0.006
 _ALWAYS = ("w_encoder", "vae_encoder", "vae_decoder")
 
 

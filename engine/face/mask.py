@@ -152,7 +152,7 @@ class FaceMasks:
         return self._part(OUTER_MOUTH + INNER_MOUTH, grow=0.12)
 
     def _eyes(self) -> Array:
-        return self._part(LEFT_EYE, RIGHT_EYE, grow=0.10)
+        return self._part(LEFT_EYE, RIGHT_EYE, grow=0.16)
 
     def _brows(self) -> Array:
         return self._part(LEFT_BROW, RIGHT_BROW, grow=0.06)
@@ -170,11 +170,16 @@ class FaceMasks:
         return np.asarray(polygon(lower, 0.05 * self._unit) * self._p[FACE], np.float32)
 
     def _glasses(self) -> Array:
-        temples = self._points[[0, 16]]
-        eyes = self._points[36:48]
-        spread = np.concatenate([eyes - 0.28 * self._down, eyes + 0.42 * self._down, temples])
-        worn = np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0)
-        return np.asarray(polygon(spread, 0.06 * self._unit) * worn * (1.0 - self.covered()), np.float32)
+        """What glasses may cover: a band across the eyes and the temples, past the face's outline by a rim."""
+        middles = np.stack(
+            [self._points[36:48].mean(0), self._points[27]]
+        )  # a turned head's glasses stand out like its nose
+        corners = [middles + x * self._across + y * self._down for x in (-1.02, 1.02) for y in (-0.36, 0.5)]
+        spread = np.concatenate([*corners, self._points[[0, 16]]])
+        rim = 2 * round(0.12 * self._unit) + 1
+        head = np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0)
+        worn = cv2.dilate(head, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim)))
+        return np.asarray(polygon(spread) * worn * (1.0 - self.covered()), np.float32)
 
     def _head(self) -> Array:
         return np.asarray(np.clip(self._p[FACE] + self._hair(), 0.0, 1.0), np.float32)

@@ -43,7 +43,8 @@ class TrackerOptions:
     """detect_every, empty_every, confirm_every: frames between detections with faces, without, and with an unconfirmed
     track.
 
-    presence_new, presence_keep: least presence to begin and to go on. sure: score and presence that confirm at once.
+    score_new: least score of a detection that begins a track; one smaller than tiny_share needs no more than the detector
+    asks. presence_new, presence_keep: least presence to begin and to go on. sure: score and presence that confirm at once.
     lost_after: frames without a face after which a track ends. unseen_detections: detections in a row that miss a
     track before it ends, unless its presence is at least `sure`. match_iou: least overlap of a detection and its
     track. small_share, tiny_share: a face smaller than this share of the long side gets the wide picture, the widest;
@@ -53,6 +54,7 @@ class TrackerOptions:
     detect_every: int = 8
     empty_every: int = 2
     confirm_every: int = 2
+    score_new: float = 0.5
     presence_new: float = 0.75
     presence_keep: float = 0.35
     sure: float = 0.9
@@ -185,7 +187,12 @@ class Tracker:
             elif track.missing == 0:
                 track.unseen += 1
         lost = [(self._tracks[k], found[i]) for k, i in matched.items() if self._tracks[k].missing]
-        fresh = [d for i, d in enumerate(found) if i not in taken]
+        tiny = options.tiny_share * long_side
+        fresh = [
+            d
+            for i, d in enumerate(found)
+            if i not in taken and (d.score >= options.score_new or math.sqrt(area(d.box)) < tiny)
+        ]
         self._take_up(frame, lost, fresh)
 
     def _take_up(self, frame: Frame, lost: list[tuple[_Track, Detection]], fresh: list[Detection]) -> None:

@@ -50,7 +50,7 @@ PAINTERS: dict[str, Painter] = {
     "smile": lambda rgb, face, _, s, rng: smile_folds(rgb, face.mesh, s),
     "beard": lambda rgb, face, _, s, rng: beard(rgb, face.mesh, face.hair, face.person, s),
     "mouth_open": lambda rgb, face, before, s, rng: mouth_interior(rgb, before.rgb, before.mesh, face.mesh, s),
-    "eyes_open": lambda rgb, face, _, s, rng: closed_eyes(rgb, face.mesh, -s) if s < 0 else rgb,
+    "eyes_closed": lambda rgb, face, _, s, rng: closed_eyes(rgb, face.mesh, s),
     "sunglasses": lambda rgb, face, _, s, rng: sunglasses(rgb, face.mesh, s, hair=face.hair),
 }
 EDITS = tuple(PAINTERS)

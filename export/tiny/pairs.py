@@ -28,8 +28,7 @@ from mien.export.tiny.paint import EDITS, Face, make_pair, range_of
 from mien.export.tiny.prepare import CROP_PX, PADDED_PX
 from mien.export.tiny.stage import Arguments
 
-NEGATIVE = {"smile": 0.4, "age": 0.4, "skin_tone": 0.4, "eyes_open": 0.85}  # share of strengths below 0
-FULL = {"eyes_open": -1.0}  # the strength that shows an edit best, where it is not 1
+NEGATIVE = {"smile": 0.4, "age": 0.4, "skin_tone": 0.4}  # share of strengths below 0
 ALTERNATIVES = {"hair_dark", "hair_blond", "hair_red", "hair_grey"}  # no two of these at once
 VIEW_PX, AUGMENTATIONS, COMBINATIONS = 128, 2, 4
 
@@ -54,7 +53,7 @@ def draw_entries(rng: np.random.Generator, full: bool) -> Array:
     out = np.zeros((len(entries), len(EDITS)), np.float32)
     for row, names in zip(out, entries, strict=True):
         for name in names:
-            row[EDITS.index(name)] = FULL.get(name, 1.0) if full else draw_strength(name, rng)
+            row[EDITS.index(name)] = 1.0 if full else draw_strength(name, rng)
     return out
 
 

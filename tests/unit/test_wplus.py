@@ -162,7 +162,7 @@ def test_where_something_new_stands_the_source_is_covered() -> None:
     share = covered_share(strong)
     assert share[70:130, 50:150].min() > 0.99, "the line is closed"
     assert share[:50].max() == 0.0 and share[:, 175:].max() == 0.0
-    assert covered_share(np.full((3, 50, 50), 0.1, np.float32)).max() == 0.0, "a tint covers nothing"
+    assert covered_share(np.full((3, 50, 50), 0.05, np.float32)).max() == 0.0, "a tint covers nothing"
 
 
 def test_the_cover_is_the_decoded_answer_within_its_region() -> None:
