@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from mien.bench.quality_measure import Place, Run
-from mien.bench.quality_scores import Score, score_of, strengths_of
+from mien.bench.quality_scores import Score, score_of
+from mien.bench.quality_statistics import strengths_of
 from mien.bench.quality_teacher import Teacher
 from mien.engine import edits as methods
 from mien.engine.backend import Network, select

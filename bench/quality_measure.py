@@ -23,7 +23,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mien.bench.quality_scores import Score, correlation
+from mien.bench.quality_scores import Score
+from mien.bench.quality_statistics import correlation
 from mien.bench.quality_teacher import Seen, Teacher, Window, luma_of, rgb_of, window_of
 from mien.engine.types import Array, Frame
 

@@ -1,13 +1,14 @@
-"""Which score belongs to which edit, and what is made of a score's five values: one table, and the arithmetic.
+"""Which score belongs to which edit: one table, and the kinds of scores in it.
 
 A score answers how much a result moved away from its source in the edit's own direction: a blendshape of the judge, the
-mesh's width over its height, or the mean colour inside a region that the teachers draw, in CIE Lab along the direction in
-which the edit is meant to go. An edit that the table does not know gets the mean colour change of the pixels that changed.
+mesh's width over its height, the mean colour inside a region that the teachers draw, in CIE Lab along the direction in which
+the edit is meant to go, or the contrast inside such a region. An edit that the table does not know gets the mean colour change
+of the pixels that changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,8 +19,6 @@ from mien.engine.types import Array
 
 # A pixel counts as changed from so many 8-bit levels on.
 CHANGED = 2
-# Share of the whole rise by which a step may go back and still count as monotone "within 2 %".
-SLACK = 0.02
 
 
 class Pair(Protocol):
@@ -136,6 +135,41 @@ class Colour:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """RMS of CIE L less its blur inside a region, result less source: what lines and pouches add and smooth skin lacks.
+
+    blur_share: standard deviation of the blur over the square root of the region's area.
+    """
+
+    region: str
+    blur_share: float = 0.05
+    judged = True
+    own: frozenset[str] = frozenset()
+
+    @property
+    def unit(self) -> str:
+        """What it is of."""
+        return f"contrast of L in {self.region}"
+
+    def change(self, pair: Pair, sign: float) -> float | None:
+        """Change of the contrast, in Lab units."""
+        where = pair.region(self.region)
+        if where is None or int(where.sum()) < 16:
+            return None
+        before, after = (self._of(rgb, where) for rgb in (pair.source_rgb, pair.result_rgb))
+        return after - before
+
+    def _of(self, rgb: Array, where: Array) -> float:
+        light = lab(rgb.reshape(-1, 3))[:, 0].reshape(where.shape)
+        inside = where.astype(np.float32)
+        sigma = self.blur_share * float(np.sqrt(where.sum()))
+        around = cv2.GaussianBlur(light * inside, (0, 0), sigma) / np.maximum(
+            cv2.GaussianBlur(inside, (0, 0), sigma), 1e-3
+        )
+        return float(np.sqrt(np.square(light - around)[where].mean()))
+
+
+@dataclass(frozen=True, slots=True)
 class AnyColour:
     """Mean distance in Lab over the pixels that changed, with the strength's sign."""
 
@@ -171,63 +205,20 @@ SCORES: Mapping[str, Score] = {
     "mouth_open": Blend(("jawOpen",), opposites=("mouthClose",)),
     "brow_raise": Blend(("browInnerUp", *_sides("browOuterUp")), opposites=_sides("browDown")),
     "eyes_open": Blend(_sides("eyeWide"), _sides("eyeBlink"), opposites=_sides("eyeSquint")),
+    "eyes_closed": Blend(_sides("eyeBlink"), opposites=_sides("eyeWide", "eyeSquint")),
     "face_width": Extent(((234, 454), (172, 397)), (10, 152)),
     "hair_dark": Colour("hair", (-1, 0, 0, 0)),
     "hair_blond": Colour("hair", (1, 0, 1, 0)),
     "hair_red": Colour("hair", (0, 1, 0.5, 0)),
-    "hair_grey": Colour("hair", (0, 0, 0, -1)),
+    "hair_grey": Colour("hair", (1, 0, 0, -1)),  # dark hair gains light, coloured hair loses its colour
     "lipstick": Colour("lips", (0, 1, 0, 0)),
     "skin_tone": Colour("skin", (-1, 0, 0, 0)),
     "sunglasses": Colour("eyes", (-1, 0, 0, 0)),
     "beard": Colour("beard", (-1, 0, 0, 0)),
-    "age": Colour("head", (0, 0, 0, -1)),
+    "age": Contrast("skin"),
 }
 
 
 def score_of(edit: str, *, judged: bool) -> Score:
     """The score of an edit; without a judge, or without an entry, any colour."""
     return SCORES.get(edit, ANY) if judged else ANY
-
-
-def is_monotone(responses: Sequence[float], slack: float = 0.0) -> bool:
-    """Whether values by rising strength never fall by more than `slack` of their whole rise, which is above 0."""
-    rise = responses[-1] - responses[0]
-    return bool(rise > 0 and np.diff(responses).min() >= -slack * rise)
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Rank correlation, ties at their mean rank; None where one of them is constant."""
-    return correlation(_ranks(x), _ranks(y))
-
-
-def correlation(x: Sequence[float] | Array, y: Sequence[float] | Array, least_std: float = 0.0) -> float | None:
-    """Pearson's correlation; None where the first moves by no more than `least_std`, or one not at all."""
-    a, b = np.asarray(x, float), np.asarray(y, float)
-    if len(a) < 2 or a.std() <= least_std or b.std() == 0.0:
-        return None
-    return float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))
-
-
-def _ranks(values: Sequence[float]) -> Array:
-    order = np.asarray(values, float)
-    below = (order[None] < order[:, None]).sum(1)
-    return np.asarray(below + ((order[None] == order[:, None]).sum(1) - 1) / 2)
-
-
-def strengths_of(relative: Sequence[float] | None, low: float, high: float) -> list[float]:
-    """Rising strengths for an edit's range. relative: shares of the range's ends, negative ones of the lower; None for
-    five, even over either side. Shares of a side that the edit does not have are left out.
-    """
-    two_sided = low < 0 < high
-    if relative is None:
-        relative = (-1.0, -0.5, 0.0, 0.5, 1.0) if two_sided else (0.2, 0.4, 0.6, 0.8, 1.0)
-        if not two_sided and high == 0.0:
-            relative = [-v for v in relative]
-    chosen = {
-        round(float(v * high if v > 0 else -v * low if v < 0 else 0.0), 6) for v in relative if _has(v, low, high)
-    }
-    return sorted(chosen)
-
-
-def _has(share: float, low: float, high: float) -> bool:
-    return share == 0 or (high > 0 if share > 0 else low < 0)

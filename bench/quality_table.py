@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mien.bench.quality import Quality, Series
-from mien.bench.quality_scores import SLACK, Blend, is_monotone, spearman
+from mien.bench.quality_scores import Blend
+from mien.bench.quality_statistics import SLACK, is_monotone, spearman
 
 OWN_DRIFT = "own-embedder drift"
 OUTSIDE = "outside box"

@@ -96,12 +96,8 @@ class Seen:
 
     def region(self, name: str) -> Array | None:
         """(h, w) bool; None where the teacher for it is missing."""
-        if name in ("hair", "head") and self.hair is None:
-            return None
         if name == "hair":
             return self.hair
-        if name == "head":
-            return np.asarray(self.hull | self.hair)
         draw = self._filled
         if name == "lips":
             return draw(_LIPS_OUTER) & ~draw(_LIPS_INNER)
