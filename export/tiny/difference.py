@@ -7,8 +7,8 @@ as the first step does, or from a point on the way to the target, as later steps
 several edits at once.
 Directions that are measured instead (mean code difference of the pairs) do not work here: an encoder learns to see sunglasses only
 after the network has learned to draw them, and the other way round.
-Loss: the squared error over the edit's mean square, so that a faint edit (the folds of a smile) counts as much as a strong one, plus
-half the absolute error over its root, which keeps edges sharp but favours answering nothing, so it comes in slowly.
+Loss: the squared error over the edit's mean square thereabouts, so that what is faint (the folds of a smile) counts as much as what is
+strong, plus half the absolute error over its root, which keeps edges sharp but favours answering nothing, so it comes in slowly.
 Validation figure: relative error |answer - wanted|^2 / |wanted|^2 per edit at full strength, t = 300, one step, on val.
 Without a checkpoint it goes on from a `final.pt` that is there; edits it does not have begin anew.
 """

@@ -17,6 +17,7 @@ from mien.export.tiny.paint import EDITS
 T_MIN, T_MAX = 80, 640
 T_USUAL = (150, 420)
 SHOWN = 12
+EVEN_SHARE = 0.4
 VALIDATED = (*EDITS, "combined")  # the entries that are validated, the last of them several edits at once
 
 
@@ -71,7 +72,8 @@ class EditPairs:
         self.latent_shape: tuple[int, ...] = mapped["plain_z"].shape[1:]
         single = slice(0, len(EDITS))
         wanted = mapped["target_z"][self.val, single].astype(np.float32) - mapped["source_z"][self.val, single]
-        self._energy: Array = np.square(wanted).mean((0, 2, 3, 4))
+        local = np.square(wanted).mean((0, 2))
+        self._energy: Array = EVEN_SHARE * local.mean((1, 2), keepdims=True) + (1 - EVEN_SHARE) * local
         self.device = torch.device(device)
         home = self.device if _has_room(self.device, sum(a.nbytes for a in mapped.values())) else "cpu"
         self._held = {name: torch.from_numpy(array).to(home) for name, array in mapped.items()}
@@ -81,8 +83,13 @@ class EditPairs:
         return held[tuple(put(i, held.device) for i in indices)].to(self.device, non_blocking=True)
 
     def energy(self, strengths: Array) -> Tensor:
-        """(B, 1, 1, 1): mean square of the wanted difference of the edits in (B, E) strengths, each at full strength on val."""
-        return put((strengths != 0).astype(np.float32) @ self._energy, self.device)[:, None, None, None]
+        """(B, 1, 32, 32): mean square of the wanted difference of the edits in (B, E) strengths, each at full strength on val.
+
+        EVEN_SHARE of it is that of the whole crop, the rest that of each place, so that what is faint there (an older skin)
+        counts beside what is strong elsewhere (greyed hair).
+        """
+        present = (strengths != 0).astype(np.float32)
+        return put(np.einsum("be,ehw->bhw", present, self._energy)[:, None], self.device)
 
     def latents(self, ids: Array, entries: Array) -> tuple[Tensor, Tensor]:
         """Source and target latents (B, C, 32, 32) of samples and entries."""

@@ -78,14 +78,14 @@ class Heads:
 
 
 def loss(network: Parser, batch: training.Batch) -> Tensor:
-    """Cross entropy against the soft masks, and one minus the soft overlap of the face."""
+    """Cross entropy against the soft masks, and one minus the soft overlaps of the face and of the hair."""
     logits = network.logits(as_input(batch["image"]))
     target = batch["masks"].float() / 255.0
     entropy = -(target * functional.log_softmax(logits, 1)).sum(1).mean()
-    face, wanted = torch.softmax(logits, 1)[:, FACE], target[:, FACE]
-    both = (face * wanted).sum((1, 2))
-    overlap = (both + 20.0) / ((face + wanted - face * wanted).sum((1, 2)) + 20.0)
-    return entropy + 0.5 * (1 - overlap).mean()
+    found, wanted = torch.softmax(logits, 1)[:, [FACE, HAIR]], target[:, [FACE, HAIR]]
+    both = (found * wanted).sum((2, 3))
+    overlap = (both + 20.0) / ((found + wanted - found * wanted).sum((2, 3)) + 20.0)
+    return entropy + (1 - overlap).mean()
 
 
 @torch.no_grad()

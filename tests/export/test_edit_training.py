@@ -46,9 +46,21 @@ def pairs(tmp_path: Path) -> EditPairs:
 def test_pairs_know_the_energy_of_edits(pairs: EditPairs) -> None:
     expected = [((e + 1) / 4) ** 2 / CHANNELS for e in range(len(EDITS))]
     found = pairs.energy(pairs.strengths[35])
-    np.testing.assert_allclose(found[:-1].flatten(), expected, rtol=0.01)
-    np.testing.assert_allclose(found[-1].flatten(), sum(expected[:2]), rtol=0.01)
+    np.testing.assert_allclose(found[:-1].mean((1, 2, 3)), expected, rtol=0.01)
+    np.testing.assert_allclose(found[-1].mean(), sum(expected[:2]), rtol=0.01)
+    assert found.shape == (len(EDITS) + 1, 1, 32, 32)
     assert pairs.entries == len(EDITS) + 1 and len(pairs.train) == 32 and len(pairs.val) == 8
+
+
+def test_what_is_faint_somewhere_counts_there(tmp_path: Path, pairs: EditPairs) -> None:
+    folder = tmp_path / "pairs"
+    target = np.load(folder / "target_z.npy")
+    target[:, 0, :, :16] += 3 * (target[:, 0, :, :16] - np.load(folder / "source_z.npy")[:, 0, :, :16])  # 4 times above
+    np.save(folder / "target_z.npy", target)
+    above, below = EditPairs(tmp_path).energy(pairs.strengths[35, :1])[0, 0].chunk(2)
+    even = edit_pairs.EVEN_SHARE * (16 + 1) / 2
+    expected = (even + (1 - edit_pairs.EVEN_SHARE) * 16) / (even + (1 - edit_pairs.EVEN_SHARE))
+    np.testing.assert_allclose(above.mean() / below.mean(), expected, rtol=0.01)
 
 
 def test_noising_is_the_engines() -> None:
