@@ -203,12 +203,12 @@ class FaceMasks:
         return np.asarray(outer * (1.0 - inner * parted) * self._p[FACE], np.float32)
 
     def _complexion(self) -> Array:
-        """Face, ears and neck, the eyelids too; neither eyes nor lips."""
+        """Face with lips and eyelids, ears and neck; neither the eyes nor what an open mouth shows."""
         centre = self._points[[33]]
         wide = centre + 1.25 * (self._points[:17] - centre)
         neck = self._points[4:13] + self._down
         near = blur(polygon(np.concatenate([wide, neck, self._points[17:27] - 0.9 * self._down])), 0.1 * self._unit)
-        holes = [polygon(self._points[list(g)]) for g in (LEFT_EYE, RIGHT_EYE, OUTER_MOUTH + INNER_MOUTH)]
+        holes = [polygon(self._points[list(g)]) for g in (LEFT_EYE, RIGHT_EYE, INNER_MOUTH)]
         skin = self._p[FACE] + self._p[BODY] * near + 0.5 * self._p[HAIR] * near
         return np.asarray(np.clip(skin, 0.0, 1.0) * (1.0 - np.maximum.reduce(holes)), np.float32)
 

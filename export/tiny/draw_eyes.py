@@ -11,14 +11,15 @@ from mien.engine.types import Array
 from mien.export.tiny.strokes import EYES, size_of, smooth_curve
 
 # Gaps between the lids, in inter-ocular distances: up to the first an eye counts as closed, from the second on it is drawn in full.
-SHUT, AJAR = 0.030, 0.046
+SHUT, AJAR = 0.020, 0.032
 # The same of an eye's width: a narrower one is turned away.
 AWAY, SEEN = 0.20, 0.27
 # Brightness of what is bright in the eyes, over that around them: darker ones are behind dark lenses.
 DARK, CLEAR = 0.34, 0.44
 # How far above the upper lid's edge the old lashes reach, and the width of the new ones, in inter-ocular distances.
-LASHES, LINE = 0.045, 0.042
+LASHES, LINE = 0.045, 0.034
 _LASH_TONE = np.array([0.24, 0.19, 0.18], np.float32)  # over the skin's
+_LID_TONE = np.array([0.93, 0.87, 0.86], np.float32)  # over that of the skin around the eye
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,10 @@ class _Eye:
 
 
 def closed_eyes(source: Array, shifted: Array, strength: float) -> Array:
-    """Upper lids lowered over both eyes, by strength 1 (of (0, 1]) down to the lower lids.
+    """Upper lids lowered over what the landmark template left open of both eyes, by strength 1 (of (0, 1]) down to the lower lids.
 
-    source, shifted: picture and mesh after the landmark template. A lid has the colours of the skin around the eye, is lit on its
-    curve, and ends in a line of lashes. Eyes of which the picture shows nothing stay.
+    source, shifted: picture and mesh after the template. A lid has the colours of the skin around the eye, a little darker and
+    redder, and ends in a line of lashes. Eyes of which the picture shows nothing stay.
     """
     unit, out = size_of(shifted), source.copy()
     views: list[tuple[_Eye, Array]] = []
@@ -89,23 +90,20 @@ def closed_eyes(source: Array, shifted: Array, strength: float) -> Array:
 def _lid(rgb: Array, eye: _Eye, unit: float, strength: float) -> Array:
     """What one lowered upper lid adds to a picture."""
     t = np.clip(eye.x / eye.width, 0, 1)
-    bow = 4 * t * (1 - t)
-    edge = eye.upper + strength * (0.8 * eye.lower + 0.03 * eye.width * bow - eye.upper)
-    start = eye.upper - LASHES * unit * (0.45 + 0.55 * np.sqrt(bow))
-    soft = 0.02 * unit
-    opening = _step(eye.y - start, soft) * _step(eye.lower + 0.035 * unit - eye.y, soft)
-    opening = opening * _step(eye.x + 0.05 * unit, soft) * _step(eye.width + 0.03 * unit - eye.x, soft)
-    skin = _fill(rgb, 1 - np.clip(2 * opening, 0, 1), unit)
-    # lit on the ball of the eye, shaded in the crease above it
-    depth = (eye.y - start) / np.maximum(edge - start, 1)
-    light = 0.20 * np.exp(-(((depth - 0.55) / 0.3) ** 2)) - 0.08 * np.exp(-(((depth - 0.1) / 0.12) ** 2))
-    skin = skin * (1 + strength * light * bow)[..., None]
+    bow, gap = 4 * t * (1 - t), np.maximum(eye.lower - eye.upper, 0)
+    drop = strength**2 * (0.65 * gap + 0.012 * unit * bow)  # below the edge that the template lowered already
+    edge, soft = eye.upper + drop, 0.015 * unit
+    within = _step(eye.x + 0.03 * unit, soft) * _step(eye.width + 0.01 * unit - eye.x, soft)
+    hole = within * _step(eye.y - eye.upper + LASHES * unit, soft) * _step(eye.lower + 0.03 * unit - eye.y, soft)
+    skin = _fill(rgb, 1 - np.clip(2 * hole, 0, 1), unit) * _LID_TONE
+    # The old line of lashes is painted out as far as the lid leaves it.
+    start = eye.upper - np.minimum(drop, LASHES * unit)
+    opening = within * _step(eye.y - start, soft) * _step(eye.lower + 0.012 * unit - eye.y, soft)
     # lashes, longest at the outer corner; those of an eye that is still open hang less far into it
-    width = LINE * unit * (0.6 + 0.4 * strength) * (0.55 + 0.45 * (1 - t)) * np.clip(0.3 + 4 * bow, 0, 1)
+    width = LINE * unit * (0.6 + 0.4 * strength) * (0.6 + 0.4 * (1 - t)) * np.clip(0.3 + 4 * bow, 0, 1)
     below = eye.y - edge + 0.5 * (1 - strength) * LINE * unit
     lash = np.exp(-(np.abs(below / np.maximum(width, 0.5)) ** 2.5))
-    lash = lash * _step(eye.x + 0.03 * unit, 1.5) * _step(eye.width - 0.01 * unit - eye.x, 1.5)
-    lid = skin * (1 - (0.9 * lash)[..., None] * (1 - _LASH_TONE))
+    lid = skin * (1 - (0.85 * lash)[..., None] * (1 - _LASH_TONE))
     covered = np.maximum(np.maximum(_step(-below, 0.8), lash), _between(strength, 0.75, 0.95))
     return np.asarray((opening * covered)[..., None] * (lid - rgb), np.float32)
 

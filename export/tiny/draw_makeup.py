@@ -12,6 +12,7 @@ from mien.export.tiny.strokes import INNER_LOWER, INNER_UPPER, OUTER_LOWER, OUTE
 
 _LIPSTICK = (37.0, 50.0, 20.0)  # CIE Lab
 TAN_STOPS, PALE_STOPS = -0.62, 0.50
+LIPS_SHARE = 0.5
 
 
 def lips(points: Array, shape: tuple[int, int]) -> Array:
@@ -43,8 +44,9 @@ def lipstick(rgb: Array, points: Array, person: Array, strength: float) -> Array
 
 
 def skin_tone(rgb: Array, points: Array, hair: Array, person: Array, strength: float) -> Array:
-    """Tanned (strength > 0) or paler (< 0) skin of face, ears and neck; strength in [-1, 1]."""
+    """Tanned (strength > 0) or paler (< 0) skin of face, ears and neck, the lips with it by half; strength in [-1, 1]."""
     alpha = skin_mask(rgb, points, hair_matte(rgb, hair), person)
+    alpha = np.maximum(alpha, LIPS_SHARE * lips(points, (rgb.shape[0], rgb.shape[1])) * person)
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
     light = lab[..., 0]
     shift: Array

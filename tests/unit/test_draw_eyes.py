@@ -48,6 +48,7 @@ def test_lids_cover_white_and_iris_and_end_in_lashes(centre: tuple[int, int]) ->
         assert _from_skin(out, at, y - 1) < 0.2 < _from_skin(rgb, at, y - 1)
         line = y - 5 + int(np.argmin(out[y - 5 : y + 9, at].mean(1)))
         assert y + 1 <= line <= y + 6 and out[line, at].mean() < 0.3
+    assert _from_skin(out, x, y - 5) < 0.2 < _from_skin(rgb, x, y - 5)  # the open eye's lashes
     assert out[y - 9 : y + 9, x - 12 : x + 12].max() < 0.9  # no white
 
 
@@ -66,8 +67,8 @@ def test_only_the_eyes_change() -> None:
 def test_lids_sink_with_strength() -> None:
     rgb, mesh = _face(6.0)
     x, y = CENTRES[0][0] - 7, CENTRES[0][1]  # beside the iris
-    whites = [int((closed_eyes(rgb, mesh, s)[y - 8 : y + 8, x].min(1) > 0.8).sum()) for s in (0.0, 0.3, 0.6, 1.0)]
-    assert whites[0] > whites[1] > whites[2] >= whites[3] == 0
+    whites = [int((closed_eyes(rgb, mesh, s)[y - 8 : y + 8, x].min(1) > 0.8).sum()) for s in (0.0, 0.5, 0.75, 1.0)]
+    assert whites[0] > whites[1] > whites[2] > whites[3] == 0
     np.testing.assert_array_equal(closed_eyes(rgb, mesh, 0.0), rgb)
 
 

@@ -49,7 +49,7 @@ def test_regions_lie_where_their_edits_act(points: Array) -> None:
     assert at(masks, "locks", brow) > 0.6 and at(masks, "locks", points[33]) < 0.3
     assert at(masks, "lips", lower_lip) > 0.5 and at(masks, "lips", cheek) < 0.01
     assert at(masks, "complexion", cheek) > 0.9 and at(masks, "complexion", eye) < 0.4
-    assert at(masks, "complexion", lower_lip) < 0.3
+    assert at(masks, "complexion", lower_lip) > 0.6, "lips tan with the skin"
     assert at(masks, "beard", chin) > 0.9 and at(masks, "beard", lower_lip) < 0.5 and at(masks, "beard", eye) < 0.01
 
 

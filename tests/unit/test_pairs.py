@@ -12,6 +12,7 @@ from mien.export.tiny.draw_beard import CHEEK_LINE, beard, density
 from mien.export.tiny.draw_glasses import sunglasses
 from mien.export.tiny.draw_makeup import lips, lipstick, skin_tone
 from mien.export.tiny.draw_mouth import lip_gap, mouth_interior
+from mien.export.tiny.face_marks import CREASES, FOLDS, Canvas
 from mien.export.tiny.matte import hair_matte, skin_mask
 from mien.export.tiny.paint import EDITS, EDITS_FILE, Face, make_pair
 from mien.export.tiny.recolour import HAIR_COLOURS, recolour_hair
@@ -131,6 +132,34 @@ def test_age_has_two_opposite_signs(face: Face) -> None:
     assert younger[skin].mean() > rgb[skin].mean() + 0.01
 
 
+def test_age_grows_evenly_and_repeats(face: Face) -> None:
+    rgb, mesh, hair, person = face
+    for sign in (-1, 1):
+        half, whole = (age(rgb, mesh, hair, person, s * sign, np.random.default_rng(0)) for s in (0.5, 1.0))
+        np.testing.assert_allclose(half - rgb, (whole - rgb) / 2, atol=1e-5)
+        again = age(rgb, mesh, hair, person, sign, np.random.default_rng(1))
+        np.testing.assert_allclose(again, whole, atol=0.02)  # chance is no wider than grain
+
+
+def test_age_marks_are_wide_and_fade_on_the_side_turned_away() -> None:
+    """A line narrower than three pixels of a 256 px crop, on which the eyes are 75 apart, is lost on the network."""
+    assert all(crease.width * 75 + 1e-6 >= 2.8 for crease in CREASES)
+    mesh = _mesh()
+    mesh[[129, 203, 206, 216, 212], :2] = [(54, 76), (52, 80), (50, 84), (48, 88), (47, 92)]
+    frontal = Canvas.of(mesh, (SIZE, SIZE)).draw(FOLDS[:1], 0.1)
+    mesh[234, 0] = 56.0
+    turned = Canvas.of(mesh, (SIZE, SIZE)).draw(FOLDS[:1], 0.1)
+    assert frontal.max() > 0.4 and turned.max() < 0.5 * frontal.max()
+
+
+def test_dark_glasses_do_not_age(face: Face) -> None:
+    rgb, mesh, hair, person = face
+    rgb[55:66, 40:57] = 0.03
+    for strength in (-1.0, 1.0):
+        out = age(rgb, mesh, hair, person, strength, np.random.default_rng(0))
+        np.testing.assert_allclose(out[58:63, 44:53], rgb[58:63, 44:53], atol=0.02)
+
+
 def test_smile_folds_shade_little_and_vanish_at_zero(face: Face) -> None:
     rgb, mesh, _, _ = face
     np.testing.assert_allclose(smile_folds(rgb, mesh, 0.0), rgb, atol=1e-6)
@@ -168,6 +197,21 @@ def test_a_beard_is_dark_and_off_the_lips(face: Face) -> None:
     out = beard(rgb, mesh, hair, person, 1.0)
     assert out[102:108, 60:68].mean() < 0.6 * rgb[102:108, 60:68].mean()
     np.testing.assert_array_equal(out, beard(rgb, mesh, hair, person, 1.0))  # the same face, the same beard
+
+
+def test_a_beard_is_trimmed(face: Face) -> None:
+    """Skin is seen between the hairs, a low strength is a shadow, and what is a beard already stays."""
+    rgb, mesh, hair, person = face
+    chin = slice(102, 108), slice(60, 68)
+    freckled = rgb.copy()
+    freckled[104, 64] *= 0.8
+    out, spotted = beard(rgb, mesh, hair, person, 1.0), beard(freckled, mesh, hair, person, 1.0)
+    assert out[chin].min() > 0.15 * rgb[chin].min() and spotted[104, 64].mean() < 0.9 * out[104, 64].mean()
+    levels = [float(beard(rgb, mesh, hair, person, s)[chin].mean()) for s in (0.0, 0.3, 0.6, 1.0)]
+    assert levels == sorted(levels, reverse=True) and levels[1] > 0.7 * levels[0]
+    bearded = rgb.copy()
+    bearded[98:113, 54:76] *= 0.2
+    assert np.abs(beard(bearded, mesh, hair, person, 1.0) - bearded)[chin].max() < 0.03
 
 
 def test_the_mouth_is_painted_between_lips_that_were_closed(face: Face) -> None:
