@@ -8,6 +8,7 @@ back to YUV for the same H.264 encoder. No tracking, no smoothing, one face; sou
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class PlainWay:
         self._regions = sorted({region for edit, _ in active for region in edit.regions})
         self._within = spec.region
         self._size = bundle.manifest.crop_size_px
+        spec = replace(spec, options=(*spec.options, ("whole", 1.0)))
         self._method: Method = method_class(spec, bundle.manifest, bundle.directions, self._networks)
 
     def edit_clip(
@@ -83,7 +85,7 @@ class PlainWay:
         mask = masks.united(self._regions, self._within)
         if self._method.wants_code():
             self._method.encode(track, crop)
-        answer = self._method.finish(track, crop, np.ones_like(mask))  # the plain way decodes whole pictures
+        answer = self._method.finish(track, crop, mask)
         delta = None if answer is None else answer.difference
         field = None
         if self._motions:

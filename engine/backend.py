@@ -56,10 +56,11 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that must have a given hash."""
+    """A file that must have a given hash. int8: that of the same network quantised, for a backend that runs it."""
 
     path: Path
     sha256: str
+    int8: Artifact | None = None
 
     def read(self) -> bytes:
         """The file's bytes, once their hash is the expected one: what was verified is what is used."""

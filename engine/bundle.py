@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import io
@@ -113,7 +114,8 @@ class Bundle:
             )
         spec = self.networks[network]
         runner = find_backend(backend) if isinstance(backend, str) else backend
-        return runner.load(Artifact(self.folder / spec.file, spec.sha256), spec, config)
+        int8 = Artifact(self.folder / spec.int8.file, spec.int8.sha256) if spec.int8 is not None else None
+        return runner.load(Artifact(self.folder / spec.file, spec.sha256, int8), spec, config)
 
     def verify(self) -> int:
         """Verify every file by hash; the number of bytes verified. Raises BundleError at the first that differs."""
@@ -138,10 +140,13 @@ class Bundle:
             _replace(folder / _relative(folder, path), data)
         whole = {"format": FORMAT_VERSION, **manifest, "networks": {}, "files": dict(hashes)}
         for name, network in manifest["networks"].items():
-            if network["file"] not in hashes:
-                raise BundleError(f"network {name!r} names {network['file']!r}, which is not among the files to write")
-            whole["networks"][name] = {**network, "sha256": hashes[network["file"]]}
-            whole["files"].pop(network["file"], None)
+            whole["networks"][name] = entry = copy.deepcopy(network)
+            for part in (entry, entry.get("int8", entry)):
+                file = part["file"]
+                if file not in hashes:
+                    raise BundleError(f"network {name!r} names {file!r}, which is not among the files to write")
+                part["sha256"] = hashes[file]
+                whole["files"].pop(file, None)
         text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         _replace(folder / MANIFEST, text.encode("utf-8"))
         return cls.open(folder)
@@ -198,7 +203,9 @@ def _find(name_or_path: str | Path, cache_folder: Path) -> Path:
 
 
 def _hashes(manifest: Manifest) -> dict[str, str]:
-    return dict(manifest.files) | {network.file: network.sha256 for network in manifest.networks.values()}
+    networks = manifest.networks.values()
+    int8 = {network.int8.file: network.int8.sha256 for network in networks if network.int8 is not None}
+    return dict(manifest.files) | {network.file: network.sha256 for network in networks} | int8
 
 
 def _relative(folder: Path, path: str) -> PurePosixPath:

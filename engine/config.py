@@ -6,11 +6,11 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from mien.engine.errors import InputError
 
-Precision = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 MAX_THREADS = 256
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
@@ -23,6 +23,14 @@ def default_cache_folder() -> Path:
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser() / "mien"
     return Path("~/.cache/mien").expanduser()
+
+
+def check_precision(text: str) -> Precision:
+    """A precision by its name. Raises InputError."""
+    for known in get_args(Precision):
+        if text == known:
+            return cast(Precision, known)
+    raise InputError(f"unknown precision {text!r}: use one of {', '.join(get_args(Precision))}")
 
 
 def usable_cores() -> int:
@@ -42,14 +50,15 @@ class EngineConfig:
     """What the process is; what the user wants done is an `EditSpec`.
 
     device: "cpu", "cuda" or "cuda:N". backend: a name of `mien.engine.backend.names()`, or "auto": the first usable.
-    precision: of the networks' arithmetic; a backend that cannot do it says so. threads: per network, 0 for
-    `usable_cores()`. frames_at_once: how many frames the caller may finish at a time, which then share the threads.
+    precision: of the networks' arithmetic; a backend that cannot do it says so. "auto": float32, or int8 where the bundle
+    has a network so and the backend runs it. threads: per network, 0 for `usable_cores()`. frames_at_once: how many
+    frames the caller may finish at a time, which then share the threads.
     cache_folder: where bundles that are not packaged are looked for.
     """
 
     device: str = "cpu"
     backend: str = "auto"
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     threads: int = 0
     frames_at_once: int = 1
     cache_folder: Path = field(default_factory=default_cache_folder)
@@ -58,8 +67,7 @@ class EngineConfig:
         """Raise InputError for a value outside its range."""
         if not _DEVICE.fullmatch(self.device):
             raise InputError(f"unknown device {self.device!r}: use cpu, cuda or cuda:N")
-        if self.precision not in get_args(Precision):
-            raise InputError(f"unknown precision {self.precision!r}: use one of {', '.join(get_args(Precision))}")
+        check_precision(self.precision)
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= MAX_THREADS:
             raise InputError(
                 f"threads is {self.threads!r}: use a whole number from 1 to {MAX_THREADS}, or 0 for all cores"

@@ -34,8 +34,18 @@ class Architecture:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkFile:
+    """A file inside the bundle's folder, and its hash."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkSpec:
     """One network of a bundle: its file and its signature.
+
+    int8: an ONNX file of the same signature that computes the same, but for rounding, in 8 bits where that is faster.
 
     shapes: for every input and output its dimensions as the manifest writes them: a number, or a name ("B", "H"), or a
     name divided by a number ("H/8"). A name has one value per call; inputs and outputs have names left free (None).
@@ -49,6 +59,7 @@ class NetworkSpec:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     shapes: Mapping[str, tuple[Dim, ...]]
+    int8: NetworkFile | None = None
 
 
 BACK = (0.6, 0.6)
@@ -221,10 +232,17 @@ def _network(name: str, section: Section) -> NetworkSpec:
         inputs=tensors["inputs"],
         outputs=tensors["outputs"],
         shapes=shapes,
+        int8=_file(section.section("int8")) if section.has("int8") else None,
     )
     architecture.finish()
     section.finish()
     return spec
+
+
+def _file(section: Section) -> NetworkFile:
+    value = NetworkFile(section.string("file"), _sha256(section, "sha256"))
+    section.finish()
+    return value
 
 
 def _dim(value: object, section: Section) -> Dim:

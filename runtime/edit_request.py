@@ -50,6 +50,7 @@ class EditRequest:
             "region": self.spec.region or "as the edits say",
             "backend": f"{self.backend.backend.name} ({self.backend.reason})",
             "device": self.config.device,
+            "precision": self.config.precision,
             "threads": self.config.num_threads,
             "encoder": f"{job.codec}, crf {job.crf}, {job.preset}" if self.kind == "video" else "picture",
             "from_s": job.start_s,
@@ -67,6 +68,7 @@ class EditRequest:
             "preset": job.preset,
             "from_s": job.start_s,
             "to_s": job.stop_s,
+            "precision": self.config.precision,
             "threads": self.config.num_threads,
         }
 

@@ -1,7 +1,8 @@
 """ONNX Runtime on the CPU: the default backend.
 
 Thread spinning is off: with several sessions in one process, waiting threads that spin take the cores from the working.
-Weights stored as float16 behind a Cast become float32 once, when the session folds its constants.
+Weights stored as float16 behind a Cast become float32 once, when the session folds its constants. A bundle's int8 file of a
+network is taken unless float32 is asked for.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ class OnnxRuntimeBackend:
             raise UnavailableError(
                 f"backend 'onnxruntime' runs on the cpu only, not on {config.device}: use --backend torch"
             )
-        if config.precision != "float32":
-            raise UnavailableError(f"backend 'onnxruntime' computes in float32 only, not in {config.precision}")
+        if config.precision not in ("auto", "float32"):
+            raise UnavailableError(f"backend 'onnxruntime' computes in float32 and int8, not in {config.precision}")
+        if config.precision == "auto" and artifact.int8 is not None:
+            artifact = artifact.int8
         import onnxruntime as ort
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
         from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel

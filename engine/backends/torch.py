@@ -44,7 +44,7 @@ class TorchBackend:
             )
         if config.device == "cpu":
             torch.set_num_threads(config.num_threads)  # torch has one pool per process, not one per network
-        dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[config.precision]
+        dtype = getattr(torch, "float32" if config.precision == "auto" else config.precision)
         module = _build(spec, artifact)
         _load_weights(module, artifact)
         module.eval().requires_grad_(False).to(device=config.device, dtype=dtype)

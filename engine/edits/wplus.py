@@ -29,6 +29,8 @@ from mien.engine.types import Array, FaceTrack
 CODE_PX = 128
 # Latents decoded beyond the mask. Measured on the bundle's decoder: 4 leave less than one grey level to the whole decode, 2 leave 12.
 HALO = 4
+# Latents that change by less, further than this from the others, are not decoded: they would add less than a grey level.
+LEAST_CHANGE, REACH = 0.03, 3
 # Below this share of the mask no difference reaches a fifth of a 10-bit code: what is left of a mask averaged over frames.
 LEAST_SHARE = 1 / 4096
 # Of the [-1, 1] scale: a difference from which the source begins to count as hidden, and from which it is; low, because a lid
@@ -43,16 +45,20 @@ class Options:
     """w_scale: weight of the W+ tokens in the denoiser, 1 as trained, 0 none; the network `difference` has none.
 
     rows: of the difference, 1 (the network `difference`) or 2 (the denoiser); 0 is 1 where the bundle has that network.
+    whole: 1 decodes the difference of the whole crop, 0 no more of it than can show.
     """
 
     w_scale: float = 1.0
     rows: float = 0
+    whole: float = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.w_scale <= 2.0:
             raise EditError(f"w_scale is {self.w_scale:g}; accepted: 0 to 2")
         if self.rows not in (0, 1, 2):
             raise EditError(f"rows is {self.rows:g}; accepted: 0, 1, 2")
+        if self.whole not in (0, 1):
+            raise EditError(f"whole is {self.whole:g}; accepted: 0, 1")
 
     @classmethod
     def of(cls, pairs: tuple[tuple[str, float], ...]) -> Options:
@@ -98,7 +104,7 @@ class WPlus:
         wanted = self.networks(spec, manifest)
         self._runs, self._one_row = bool(wanted), "difference" in wanted
         self._networks = networks
-        self._spec, self._manifest, self._w_scale = spec, manifest, Options.of(spec.options).w_scale
+        self._spec, self._manifest, self._options = spec, manifest, Options.of(spec.options)
         self._dw: Array = np.zeros((1, 12, 64), np.float32)
         for edit, strength in active:
             if edit.direction is not None:
@@ -170,7 +176,10 @@ class WPlus:
         answer = one_row if self._one_row else two_rows
         out = sample_difference(answer, z, self._schedule, self._timesteps, noise)
         difference = np.zeros((3, *mask.shape), np.float32)
-        rows, columns = (_window(mask.max(axis), z.shape[2], mask.shape[0]) for axis in (1, 0))
+        rows = columns = slice(0, z.shape[2])
+        if not self._options.whole:
+            change = np.abs(out - z).max((0, 1))
+            rows, columns = (_window(mask.max(axis), change.max(axis)) for axis in (1, 0))
         both = np.concatenate([out, z])[:, :, rows, columns]
         decoded = self._networks["vae_decoder"](latents=np.ascontiguousarray(both))["image"]
         factor = mask.shape[0] // z.shape[2]
@@ -202,7 +211,7 @@ class WPlus:
             "latents": np.ascontiguousarray(x, np.float32),
             "timestep": np.full(len(x), t, np.float32),
             "w_plus": codes,
-            "w_scale": np.full(len(x), self._w_scale, np.float32),
+            "w_scale": np.full(len(x), self._options.w_scale, np.float32),
         }
         rows = [(branch, t) for branch in branches]
         if bank is not None:
@@ -222,13 +231,17 @@ class WPlus:
         return track.noise[step]
 
 
-def _window(used: Array, latents: int, pixels: int) -> slice:
-    """The span of latents to decode for a mask's largest values by row or column (n,), grown by what a pixel sees around it."""
-    where = np.flatnonzero(used > LEAST_SHARE)
-    if not len(where):
+def _window(used: Array, changed: Array) -> slice:
+    """The span of latents to decode, for a mask's largest values by row or column (n,) and the latents' changes (m,): where
+    both meet, each grown by what a pixel sees around it.
+    """
+    masked = np.flatnonzero(used > LEAST_SHARE) * len(changed) // len(used)
+    moved = np.flatnonzero(changed > LEAST_CHANGE)
+    if not len(masked) or not len(moved):
         return slice(0, 1)
-    first, last = where[[0, -1]] * latents // pixels
-    return slice(max(0, int(first) - HALO), min(latents, int(last) + 1 + HALO))
+    first = max(0, int(masked[0]) - HALO, int(moved[0]) - REACH)
+    last = min(len(changed) - 1, int(masked[-1]) + HALO, int(moved[-1]) + REACH)
+    return slice(first, last + 1) if first <= last else slice(0, 1)
 
 
 def covered_share(difference: Array) -> Array:

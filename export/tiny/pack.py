@@ -1,6 +1,7 @@
 """Stage `pack`: export every trained network, compare it with torch, and write the bundle into the package.
 
-Weights are stored as float16. Prints each network's size and its largest difference from torch (float16 storage included).
+Weights are stored as float16; the encoder comes a second time, in int8 (see quantize.py). Prints each network's size and its
+largest difference from torch (float16 storage included).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mien.engine.networks.parser import Parser
 from mien.engine.networks.w_encoder import WEncoder
 from mien.export.onnx import Dims, export_onnx, largest_error, store_float16
 from mien.export.tiny.paint import EDITS_FILE
+from mien.export.tiny.quantize import calibration, quantize
 from mien.export.tiny.stage import Arguments
 
 VERSION = "0.3.0"
@@ -196,9 +198,10 @@ def run(args: Arguments) -> None:
         "MODEL_CARD.md": Path(__file__).with_name("MODEL_CARD.md"),
     }
     networks: dict[str, Any] = {}
+    samples = calibration(args.runs)
     for name, part in parts.items():
-        model = store_float16(export_onnx(part.module, part.inputs, tuple(part.outputs), part.examples))
-        files[f"{name}.onnx"] = model.SerializeToString()
+        model = export_onnx(part.module, part.inputs, tuple(part.outputs), part.examples)
+        files[f"{name}.onnx"] = store_float16(model).SerializeToString()
         networks[name] = {
             "file": f"{name}.onnx",
             "format": "onnx",
@@ -206,6 +209,9 @@ def run(args: Arguments) -> None:
             "inputs": _signature(part.inputs),
             "outputs": _signature(part.outputs),
         }
+        if name in samples:
+            files[f"{name}.int8.onnx"] = store_float16(quantize(model, samples[name])).SerializeToString()
+            networks[name]["int8"] = {"file": f"{name}.int8.onnx"}
     edits = {name: edit for name, edit in json.loads(EDITS_FILE.read_text()).items() if name not in HELD_BACK}
     manifest = {
         "name": "tiny",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mien.engine.config import EngineConfig
+from mien.engine.config import EngineConfig, check_precision
 from mien.engine.errors import EditError
 from mien.engine.spec import EditSpec, parse_edit
 
@@ -58,6 +58,9 @@ def edit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.", rich_help_panel=RESULT)] = False,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime, torch.", rich_help_panel=MACHINE)] = "auto",
     device: Annotated[str, typer.Option(help="cpu or cuda:N.", rich_help_panel=MACHINE)] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="auto (int8 where the bundle has it), float32; torch: float16.", rich_help_panel=MACHINE)
+    ] = "auto",
     threads: Annotated[int, typer.Option(help="0 for all cores.", rich_help_panel=MACHINE)] = 0,
 ) -> None:
     """Edit the faces of a video or a picture."""
@@ -89,7 +92,7 @@ def edit(
         threads=threads,
         overwrite=overwrite,
     )
-    config = EngineConfig(device=device, backend=backend, threads=threads)
+    config = EngineConfig(device=device, backend=backend, precision=check_precision(precision), threads=threads)
     request = plan(job, spec, config, bundle=bundle, compare=compare, report=report)
     if dry_run:
         for key, value in request.describe().items():

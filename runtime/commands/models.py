@@ -53,6 +53,7 @@ def show(bundle: Name = "tiny", as_json: AsJson = False) -> None:
         name: {
             "file": spec.file,
             "bytes": (opened.folder / spec.file).stat().st_size,
+            "int8_bytes": (opened.folder / spec.int8.file).stat().st_size if spec.int8 is not None else None,
             "architecture": spec.architecture.name,
             "inputs": {key: list(spec.shapes[key]) for key in spec.inputs},
             "outputs": {key: list(spec.shapes[key]) for key in spec.outputs},
@@ -80,7 +81,8 @@ def show(bundle: Name = "tiny", as_json: AsJson = False) -> None:
     for what, licence in about.licences.items():
         typer.echo(f"licence     {what}: {licence}")
     for name, row in networks.items():
-        typer.echo(f"network     {name}: {row['bytes'] / 1e6:.2f} MB, {row['architecture']}")
+        int8 = f", in int8 {row['int8_bytes'] / 1e6:.2f} MB" if row["int8_bytes"] else ""
+        typer.echo(f"network     {name}: {row['bytes'] / 1e6:.2f} MB{int8}, {row['architecture']}")
     typer.echo(f"edits       {', '.join(opened.edits) or 'none'}")
 
 

@@ -24,7 +24,8 @@ def test_unpacked_weights_are_the_bundles(tmp_path: Path) -> None:
     latents = (
         np.random.default_rng(0).standard_normal((1, saved["kwargs"]["latent_channels"], 12, 10)).astype(np.float32)
     )
-    shipped = Bundle.open("tiny").load("vae_decoder", "onnxruntime", EngineConfig(threads=1))(latents=latents)["image"]
+    config = EngineConfig(threads=1, precision="float32")
+    shipped = Bundle.open("tiny").load("vae_decoder", "onnxruntime", config)(latents=latents)["image"]
     with torch.inference_mode():
         again = decoder.eval()(torch.from_numpy(latents)).numpy()
     np.testing.assert_allclose(again, shipped, atol=2e-5)
@@ -33,7 +34,6 @@ def test_unpacked_weights_are_the_bundles(tmp_path: Path) -> None:
 
 
 def test_the_shipped_networks_say_nothing_of_the_machine_they_were_exported_on() -> None:
-    bundle = Bundle.open("tiny")
-    for spec in bundle.networks.values():
-        data = (bundle.folder / spec.file).read_bytes()
-        assert b"stack_trace" not in data and b".py" not in data, spec.file
+    for path in Bundle.open("tiny").folder.glob("*.onnx"):
+        data = path.read_bytes()
+        assert b"stack_trace" not in data and b".py" not in data, path.name

@@ -152,10 +152,40 @@ def inputs(name: str, frame: Frame) -> dict[str, Array]:
 @pytest.mark.parametrize("name", sorted(Bundle.open("tiny").networks))
 def test_the_backends_agree(name: str, few: list[Frame]) -> None:
     pytest.importorskip("torch", reason="the definition of the networks is in torch")
-    bundle, config = Bundle.open("tiny"), EngineConfig(threads=1)
+    bundle, config = Bundle.open("tiny"), EngineConfig(threads=1, precision="float32")
     arrays = inputs(name, few[0])
     want, got = (bundle.load(name, backend, config)(**arrays) for backend in ("torch", "onnxruntime"))
     for key, value in want.items():
         largest = float(np.abs(value).max())
         assert largest > 1e-3, "an answer of nothing would prove nothing"
         np.testing.assert_allclose(got[key], value, rtol=0, atol=2e-5 * largest, err_msg=key)  # measured: up to 1.3e-6
+
+
+def test_int8_is_float32_within_a_tenth_of_a_grey_level(few: list[Frame]) -> None:
+    bundle = Bundle.open("tiny")
+    assert [name for name, spec in bundle.networks.items() if spec.int8] == ["vae_encoder"]
+    exact, fast = (EngineConfig(threads=1, precision=precision) for precision in ("float32", "auto"))
+    arrays = inputs("vae_encoder", few[0])
+    want, got = (bundle.load("vae_encoder", "onnxruntime", c)(**arrays)["latents"] for c in (exact, fast))
+    assert 0 < rms(got - want) < 0.02 * rms(want)  # measured: 0.010
+    decoder = bundle.load("vae_decoder", "onnxruntime", exact)
+    change = np.zeros_like(want)
+    change[..., 8:14, 6:26] = -0.5  # as an edit changes a part
+    pictures = [decoder(latents=z)["image"] for z in (want + change, want, got + change, got)]
+    difference, rounded = pictures[0] - pictures[1], pictures[2] - pictures[3]
+    assert rms(difference) > 0.02 and rms(rounded - difference) < 0.1 / 127.5
+
+
+def rms(values: Array) -> float:
+    return float(np.sqrt(np.square(values).mean()))
+
+
+def test_what_is_not_decoded_would_not_show(few: list[Frame]) -> None:
+    results: list[Frame] = []
+    for whole in (0.0, 1.0):
+        spec = EditSpec(edits=(("smile", 1.0),), options=(("whole", whole),))
+        config = EngineConfig(threads=1, precision="float32")
+        results.append(Editor("tiny", spec=spec, config=config).edit_picture(few[0]).frame)
+    for part, all_of_it, source in zip(*(result.planes for result in results), few[0].planes, strict=True):
+        change = np.abs(part.astype(int) - all_of_it)
+        assert change.max() <= 1 and change.mean() < 0.05 * np.abs(all_of_it.astype(int) - source).mean()

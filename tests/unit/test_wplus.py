@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mien.engine.edits.wplus import HALO, WPlus, covered_share
+from mien.engine.edits.wplus import HALO, REACH, WPlus, covered_share
 from mien.engine.errors import EditError
 from mien.engine.manifest import AttributeEdit, BankLayer, Manifest, NetworkSpec, ScheduleSpec
 from mien.engine.schedule import Schedule, even_timesteps
@@ -97,6 +97,23 @@ def test_a_window_of_the_difference_is_the_whole_ones(box: tuple[int, ...], wind
     assert networks.decoded == [(2, 4, *window)]
     assert np.abs(whole * mask).max() > 0.01, "there is something to compare"
     np.testing.assert_allclose(part * mask, whole * mask, atol=1e-6)
+
+
+def test_where_the_latents_hardly_change_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask: Array = np.ones((PX, PX), np.float32)
+    whole = finish(mask)[1].decoded
+    amount: Array = np.full((LATENTS, LATENTS), 0.001, np.float32)
+    amount[10:14, 3:9] = 1.0
+
+    def little(self: object, latents: Array, w_plus: Array, **_: Array) -> dict[str, Array]:
+        return {"v": 0.2 * latents + amount * w_plus.mean((1, 2))[:, None, None, None]}
+
+    monkeypatch.setattr(Networks.Denoiser, "__call__", little)
+    difference, networks = finish(mask)
+    assert whole == [(2, 4, LATENTS, LATENTS)] and networks.decoded == [(2, 4, 4 + 2 * REACH, 3 + 6 + REACH)]
+    rows, columns = (np.flatnonzero(np.abs(difference).max((0, axis))) for axis in (2, 1))
+    assert (rows[0], rows[-1] + 1) == ((10 - REACH) * SCALE, (14 + REACH) * SCALE)
+    assert (columns[0], columns[-1] + 1) == (0, (9 + REACH) * SCALE)
 
 
 def test_an_empty_mask_is_no_error_and_costs_little() -> None:
