@@ -1,13 +1,28 @@
-"""Guidance: wrappers that turn denoisers into a guided denoiser, so that samplers never learn of it.
+"""Guidance: wrappers that turn denoisers into a guided denoiser, and steps into a step that guides the latents after
+it, so that samplers never learn of it.
 
 x0 is affine in eps at fixed (x, t), so mixing x0 with weights that sum to one is mixing eps with the same weights.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Literal
 
-from mien.engine.sampler import Denoiser
+import numpy as np
+
+from mien.engine.errors import EditError, ShapeError
+from mien.engine.sampler import Denoiser, Step
+from mien.engine.schedule import Schedule
+from mien.engine.types import Array
+
+Branches = Callable[[Any, Any, tuple[str, ...]], Any]
+"""(x (B, C, h, w), t, names) -> x0 (len(names) B, C, h, w): one evaluation, a block of B rows for each named condition."""
+
+ResidualKind = Literal["none", "full", "self", "initialize"]
+RESIDUAL_KINDS: tuple[ResidualKind, ...] = ("none", "full", "self", "initialize")
+# 2 w / N with the published w = 100 and N = 4 x 64 x 64, whatever the resolution is; down to step 25 of 50, level 481.
+LATENT_GUIDANCE, GUIDED_DOWN_TO = 200 / 16384, 0.48
 
 
 def cfg(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
@@ -18,8 +33,159 @@ def cfg(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoise
     if scale == 1.0:
         return conditional
 
-    def guided(x: Any, t: int) -> Any:
+    def guided(x: Any, t: Any) -> Any:
         u = unconditional(x, t)
         return u + scale * (conditional(x, t) - u)
 
     return guided
+
+
+def cfg_weights(guidance_scale: float) -> dict[str, float]:
+    """Of the conditions `none` and `text`, for `mix`: `cfg` in one evaluation; without those whose weight is 0."""
+    return _present({"none": 1.0 - guidance_scale, "text": guidance_scale})
+
+
+def dual_weights(guidance_scale: float, image_guidance_scale: float) -> dict[str, float]:
+    """Of the conditions `none`, `image` and `image_text`, for `mix`; without those whose weight is 0.
+
+    Two equal scales need no row `image`, an image_guidance_scale of 1 none of `none`; two of 1 leave `image_text` alone.
+    """
+    text, image = guidance_scale, image_guidance_scale
+    return _present({"none": 1.0 - image, "image": image - text, "image_text": text})
+
+
+def mix(branches: Branches, weights: Mapping[str, float]) -> Denoiser:
+    """The weighted sum of conditions, one batched evaluation per call.
+
+    Raises ShapeError where it answers another number of rows.
+    """
+    names = tuple(weights)
+
+    def guided(x: Any, t: Any) -> Any:
+        x0, rows = branches(x, t, names), len(x)
+        if len(x0) != rows * len(names):
+            raise ShapeError(
+                f"a guided evaluation answered {len(x0)} rows; {rows} each for {', '.join(names)} are needed"
+            )
+        if len(names) == 1 and weights[names[0]] == 1.0:
+            return x0
+        blocks = [weights[name] * x0[i * rows : (i + 1) * rows] for i, name in enumerate(names)]
+        return sum(blocks[1:], start=blocks[0])
+
+    return guided
+
+
+def dual_guidance(branches: Branches, guidance_scale: float = 7.5, image_guidance_scale: float = 1.5) -> Denoiser:
+    """InstructPix2Pix (Brooks et al. 2023, equation 3): e(0,0) + s_I (e(I,0) - e(0,0)) + s_T (e(I,T) - e(I,0)).
+
+    branches is asked for `dual_weights` only, so that (1, 1) costs one row, (s, 1) and (s, s) two.
+    """
+    return mix(branches, dual_weights(guidance_scale, image_guidance_scale))
+
+
+def residual_x0(
+    x0: Any, x: Any, t: float, schedule: Schedule, anchor: Any, guidance_scale: float, delta: float = 1.0
+) -> Any:
+    """StreamDiffusion's residual guidance (Kodaira et al. 2023, section 3.2) of a conditional x0 at (x, t).
+
+    anchor: the clean latents that stand for the negative answer at every step, either the source's own (`self`) or the
+    unconditional x0 of the first step (`initialize`). The stock noise of the published code, updated from step to step, is
+    (x - alpha anchor) / sigma at every step but for the boundary terms of LCM, below 1e-5: so it needs no memory.
+    """
+    negative = delta * anchor + (1.0 - delta) / schedule.alpha(t) * x
+    return negative + guidance_scale * (x0 - negative)
+
+
+def residual_cfg(
+    kind: ResidualKind,
+    conditional: Denoiser,
+    unconditional: Denoiser,
+    schedule: Schedule,
+    source: Any,
+    guidance_scale: float,
+    delta: float = 1.0,
+) -> Denoiser:
+    """`residual_x0` as a denoiser for ONE frame, the first call at its first timestep.
+
+    unconditional runs never (`none`, `self`, or scale 1), at the first call (`initialize`) or always (`full`: `cfg`).
+    source: the frame's clean latents. delta: of the negative noise; lower keeps more of the source. Raises EditError.
+    """
+    if kind not in RESIDUAL_KINDS:
+        raise EditError(f"residual guidance {kind!r} is unknown; accepted: {', '.join(RESIDUAL_KINDS)}")
+    if kind == "none" or guidance_scale == 1.0:
+        return conditional
+    if kind == "full":
+        return cfg(conditional, unconditional, guidance_scale)
+    anchor = source if kind == "self" else None
+
+    def guided(x: Any, t: Any) -> Any:
+        nonlocal anchor
+        if anchor is None:
+            anchor = unconditional(x, t)
+        return residual_x0(conditional(x, t), x, t, schedule, anchor, guidance_scale, delta)
+
+    return guided
+
+
+def guide_latents(x: Any, x0: Any, x0_previous: Any, coefficient: float = LATENT_GUIDANCE) -> Any:
+    """Pix2Video's guided latent update (Ceylan et al. 2023) in closed form.
+
+    x: after a step. x0, x0_previous: that step's clean latents of this and of the previous frame. x less the gradient by x0
+    of w mean((x0_previous - x0)^2).
+    """
+    return x - coefficient * (x0 - x0_previous)
+
+
+def guide_step(step: Step, memory: MutableMapping[float, Any], coefficient: float = LATENT_GUIDANCE) -> Step:
+    """A step followed by `guide_latents` at the levels of the schedule's upper half, 0.48 T and above.
+
+    memory: timestep -> the previous frame's x0, empty for the first frame; one per track and kept between its frames, which
+    come in order. Lower levels take and leave nothing.
+    """
+
+    def guided(schedule: Schedule, x0: Any, x: Any, t: float, target: float | None, noise: Any) -> Any:
+        out = step(schedule, x0, x, t, target, noise)
+        if t < GUIDED_DOWN_TO * schedule.num_timesteps:
+            return out
+        previous, memory[t] = memory.get(t), x0
+        return out if previous is None else guide_latents(out, x0, previous, coefficient)
+
+    return guided
+
+
+def blend_latents(x: Any, background: Any, mask: Any) -> Any:
+    """mask x + (1 - mask) background; mask in [0, 1] broadcasts over them, 1 where the edit is."""
+    return mask * x + (1.0 - mask) * background
+
+
+def blend_step(step: Step, mask: Any, source: Any, noise: Any) -> Step:
+    """A step followed by `blend_latents` with the source at the same level, clean after the last step (Avrahami et al.
+    2022).
+
+    source: the frame's clean latents. noise: what they were noised with at the start, the same at every level, so that the
+    background stays exact.
+    """
+
+    def blended(schedule: Schedule, x0: Any, x: Any, t: float, target: float | None, fresh: Any) -> Any:
+        out = step(schedule, x0, x, t, target, fresh)
+        background = source if target is None else schedule.add_noise(source, noise, target)
+        return blend_latents(out, background, mask)
+
+    return blended
+
+
+def guidance_embedding(w: Sequence[float] | Array, dim: int = 256) -> Array:
+    """(B,) w = guidance_scale - 1 -> (B, dim) float32: sines, then cosines, of 1000 w (Luo et al. 2023, section 4.2).
+
+    For a UNet that takes the embedding itself; dim is its time_cond_proj_dim. Raises ShapeError for an odd dim or one below 4.
+    """
+    if dim < 4 or dim % 2:
+        raise ShapeError(f"a guidance embedding cannot be {dim} wide; accepted: even numbers from 4")
+    # In float64: at 1000 w a float32 angle would be off by 5e-4.
+    frequency = np.exp(-np.log(10000.0) * np.arange(dim // 2) / (dim // 2 - 1))
+    angle = 1000.0 * np.asarray(w, np.float64).reshape(-1, 1) * frequency
+    return np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
+
+
+def _present(weights: dict[str, float]) -> dict[str, float]:
+    return {name: weight for name, weight in weights.items() if weight != 0.0}
