@@ -19,7 +19,7 @@ MAY_IMPORT = {
 }
 # What the CPU installation does not have, or what only one layer may know. Any folder not named may import it.
 ONLY_IN = {
-    "torch": {"export", "engine/networks", "engine/backends/torch.py", "bench"},
+    "torch": {"export", "engine/networks", "engine/checkpoints", "engine/backends/torch.py", "bench"},
     "onnxruntime": {"engine/backends/onnxruntime.py", "runtime", "export", "bench"},
     "av": {"runtime", "export", "bench"},
     "cv2": {"runtime", "engine", "export", "bench"},

@@ -1,0 +1,1 @@
+"""Weight files in the forms others published them, turned into the state dicts of mien's networks."""

@@ -1,0 +1,62 @@
+"""Direction files of the published systems: .npy, and .pt of a tensor, a list of tensors or GANSpace's components."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mien.engine.checkpoints.directions import (
+    N_STYLES,
+    Direction,
+    attribute_scale,
+    boundary,
+    constant,
+    ganspace,
+    ganspace_table,
+)
+from mien.engine.errors import BundleError
+
+GANSPACE_TABLE = "ganspace_configs.csv"
+
+
+def read_directions(
+    path: str | os.PathLike[str], *, rows: tuple[int, int] = (0, N_STYLES), factor: float = 1.0
+) -> dict[str, Direction]:
+    """Every direction of a file by name: the file's own, with a number for a list, or the names of GANSpace's table,
+    which lies beside its components as in the W+ Adapter's folder.
+
+    rows, factor: see `directions.constant`; GANSpace has rows of its own and no factor. Raises BundleError.
+    """
+    file = Path(path)
+    value = _read(file)
+    if isinstance(value, Mapping):
+        table = file.with_name(GANSPACE_TABLE)
+        if not table.is_file():
+            raise BundleError(f"{file} holds components, whose use {GANSPACE_TABLE} tells: put that file beside it")
+        entries = ganspace_table(table.read_text(encoding="utf-8", errors="replace"), str(table))
+        return {name: ganspace(value, entry, str(file)) for name, entry in entries.items()}
+    if isinstance(value, list):
+        found = attribute_scale(value, str(file), rows=rows, factor=factor)
+        return {f"{file.stem}_{k}": direction for k, direction in enumerate(found)}
+    form = boundary if "boundary" in file.stem else constant
+    return {file.stem: form(value, str(file), rows=rows, factor=factor)}
+
+
+def _read(file: Path) -> Any:
+    if not file.is_file():
+        raise BundleError(f"there is no file {file}")
+    try:
+        if file.suffix == ".npy":
+            return np.load(file, allow_pickle=False)
+        if file.suffix in (".pt", ".pth"):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise BundleError(f"{file} cannot be read as plain numbers ({reason}): download it again") from error
+    raise BundleError(f"{file} is no direction file: .npy, .pt and .pth are read")

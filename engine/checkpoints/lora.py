@@ -1,0 +1,219 @@
+"""LoRA files (Hu et al. 2021) added to weights: W + scale * (alpha / rank) * up @ down.
+
+Read are kohya's keys (lora_unet_..., with the convolutions of LoCon and its core kernels), those of diffusers and PEFT
+(unet.....lora_A.weight, .lora.down.weight) and diffusers' first ones (...processor.to_q_lora.down.weight).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mien.engine.checkpoints.matching import FAMILIES, kind_of
+from mien.engine.errors import BundleError
+
+State = Mapping[str, Tensor]
+
+_KOHYA = re.compile(r"lora_(unet|te1?)_(\w+)\.(?:lora_(down|up|mid)\.weight|(alpha))")
+_DOTTED = re.compile(
+    r"(.+?)(?:[._]lora(?:_linear_layer)?\.(down|up)|\.lora_(A|B|down|up|mid)(?:\.\w+)?)\.weight|(.+?)(?:[._]lora(?:_linear_layer)?)?\.(alpha)"
+)
+_ROLES = {"A": "down", "B": "up"}
+_OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+_PREFIXES = {"unet.": "unet", "text_encoder.": "text_encoder", "base_model.model.": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """Weights with a LoRA in them.
+
+    states: part -> key -> weight, new dicts that share the weights nothing was added to. layers: part -> how many
+    weights were changed. left_out: the LoRA's layers for parts that were not given (its text encoder, mostly).
+    """
+
+    states: Mapping[str, dict[str, Tensor]]
+    layers: Mapping[str, int]
+    left_out: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Layer:
+    """One layer of a LoRA: down (r, in, ...), up (out, r, ...), mid (r, r, kh, kw) of LoCon, and its strength."""
+
+    name: str
+    down: Tensor | None = None
+    up: Tensor | None = None
+    mid: Tensor | None = None
+    alpha: float | None = None
+
+
+def fuse(
+    states: Mapping[str, State],
+    lora: State,
+    scale: float,
+    what: str = "the LoRA",
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Fused:
+    """Add a LoRA to the weights of `unet` and `text_encoder`, or of one of them; the inputs are not changed.
+
+    states: part -> weights by diffusers' keys. lora: the file's tensors. alpha comes from the file, or from
+    `metadata` (diffusers' `lora_adapter_metadata`), else it is the rank. Raises BundleError if a layer has no weight
+    to go to, does not fit it, or is of a kind that is not read (LoHa, LoKr, DoRA).
+    """
+    if not math.isfinite(scale):
+        raise BundleError(f"{what}: the scale {scale} must be a finite number")
+    layers = _layers(lora, what)
+    settings = _settings(metadata or {}, what)
+    targets, unmatched, left_out = {}, [], []
+    names = {part: _weight_names(state) for part, state in states.items()}
+    for (part, module), layer in layers.items():
+        if part not in names:
+            left_out.append(layer.name)
+        elif (key := names[part].get(module)) is None:
+            unmatched.append(layer.name)
+        else:
+            targets[part, key] = layer
+    if unmatched:
+        raise BundleError(f"{what}: {_listed(unmatched)} of {len(layers)} layers found no weight: {_made_for(lora)}")
+    if not targets:
+        raise BundleError(f"{what} has nothing for {' or '.join(states)}: it holds {_listed(left_out)}")
+    fused = {part: dict(state) for part, state in states.items()}
+    for (part, key), layer in targets.items():
+        weight = fused[part][key]
+        alpha = layer.alpha if layer.alpha is not None else _alpha(settings, part, key.removesuffix(".weight"))
+        fused[part][key] = _add(weight, layer, scale, alpha, f"{what}: {layer.name!r}")
+    return Fused(fused, {part: sum(p == part for p, _ in targets) for part in states}, tuple(left_out))
+
+
+def _layers(lora: State, what: str) -> dict[tuple[str, str], _Layer]:
+    """The layers of a LoRA by (part, the module's name with underscores for dots, in which kohya's and others' agree)."""
+    layers: dict[tuple[str, str], _Layer] = {}
+    unknown = []
+    for key, tensor in lora.items():
+        parsed = _parse(key)
+        if parsed is None:
+            unknown.append(key)
+            continue
+        part, name, role = parsed
+        layer = layers.setdefault((part, name.replace(".", "_")), _Layer(name))
+        if role == "alpha":
+            if tensor.numel() != 1:
+                raise BundleError(f"{what}: {key!r} is {tuple(tensor.shape)}, one number is expected")
+            layer.alpha = float(tensor)
+        elif getattr(layer, role) is not None:
+            raise BundleError(f"{what}: {key!r} gives the layer {name!r} a second time")
+        else:
+            setattr(layer, role, tensor)
+    if unknown:
+        text = f"{_listed(unknown)} of {len(lora)} keys are not a LoRA's down, up, mid or alpha"
+        raise BundleError(f"{what}: {text}: {_made_for(lora)}")
+    if not layers:
+        raise BundleError(f"{what} holds no LoRA layers")
+    return layers
+
+
+def _parse(key: str) -> tuple[str, str, str] | None:
+    """The part, module and role of a LoRA's key; None for a key of another kind."""
+    if match := _KOHYA.fullmatch(key):
+        return ("unet" if match[1] == "unet" else "text_encoder"), match[2], match[3] or match[4]
+    match = _DOTTED.fullmatch(key)
+    if match is None or key.startswith(("lora_", "text_encoder_2.")):
+        return None
+    name, role = match[1] or match[4], match[2] or match[3] or match[5]
+    part = ""
+    for prefix, its_part in _PREFIXES.items():
+        if name.startswith(prefix):
+            name, part = name.removeprefix(prefix), its_part or part
+    part = part or ("text_encoder" if name.startswith("text_model.") else "unet")
+    name = name.replace(".processor.", ".")
+    if part == "text_encoder" and ".self_attn." in name:
+        block, _, last = name.rpartition(".")
+        name = f"{block}.{_OLD_TEXT.get(last, last)}"
+    elif name.endswith(".to_out"):
+        name += ".0"
+    return part, name, _ROLES.get(role, role)
+
+
+def _weight_names(state: State) -> dict[str, str]:
+    """Module's name with underscores -> its weight's key. With or without `text_model.`, which transformers 5 drops."""
+    names: dict[str, str] = {}
+    for key, weight in state.items():
+        if key.endswith(".weight") and weight.ndim >= 2:
+            module = key.removesuffix(".weight").replace(".", "_")
+            names[module] = key
+            alias = module.removeprefix("text_model_")
+            names.setdefault(alias if alias != module else f"text_model_{module}", key)
+    return names
+
+
+def _add(weight: Tensor, layer: _Layer, scale: float, alpha: float | None, what: str) -> Tensor:
+    if layer.down is None or layer.up is None:
+        raise BundleError(f"{what} has no {'down' if layer.down is None else 'up'} matrix: download the file again")
+    down, up = layer.down.float(), layer.up.float()
+    rank, mid = down.shape[0], layer.mid
+    inner = (rank, rank) if mid is None else tuple(mid.shape[:2])
+    if min(down.ndim, up.ndim) < 2 or (up.flatten(1).shape[1], rank) != inner:
+        raise BundleError(f"{what}: up {tuple(up.shape)} and down {tuple(down.shape)} are not of one rank")
+    if mid is None:
+        delta, shape = up.flatten(1) @ down.flatten(1), (up.shape[0], *down.shape[1:])
+    else:
+        delta = torch.einsum("or,rskl,si->oikl", up.flatten(1), mid.float(), down.flatten(1))
+        shape = tuple(delta.shape)
+    if _squeezed(shape) != _squeezed(weight.shape):
+        have, wanted = (FAMILIES.get(s[1]) if len(s) > 1 else None for s in (shape, weight.shape))
+        cause = f"it was made for {have}, this is {wanted}" if have and wanted else "it was made for another model"
+        raise BundleError(f"{what} is {tuple(shape)} for a weight of {tuple(weight.shape)}: {cause}")
+    strength = scale * ((rank if alpha is None else alpha) / rank)
+    return (weight.float() + strength * delta.reshape(weight.shape)).to(weight.dtype)
+
+
+def _squeezed(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:
+    """A shape without the (1, 1) of a 1x1 convolution, which a linear layer's LoRA fits too."""
+    return tuple(shape[:2]) if set(shape[2:]) <= {1} else tuple(shape)
+
+
+def _settings(metadata: Mapping[str, str], what: str) -> dict[str, object]:
+    try:
+        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as error:
+        raise BundleError(f"{what}: its lora_adapter_metadata is not JSON: {error}") from error
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        if key.rpartition(".")[2] in ("use_dora", "use_rslora", "lora_bias") and value:
+            raise BundleError(f"{what}: {key} is set, which is not read: a plain LoRA is accepted")
+    return settings if isinstance(settings, dict) else {}
+
+
+def _alpha(settings: Mapping[str, object], part: str, module: str) -> float | None:
+    """alpha of a module by PEFT's settings: a pattern that is the module's name or its end, else lora_alpha."""
+    patterns = settings.get(f"{part}.alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        if f".{module}".endswith("." + str(pattern).removeprefix("^")):
+            return float(value)
+    value = settings.get(f"{part}.lora_alpha")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _made_for(lora: State) -> str:
+    keys = " ".join(lora)
+    if re.search(r"hada_w|lokr_w|dora_scale|lora_magnitude_vector|oft_|\.diff\b", keys):
+        return "LoHa, LoKr, DoRA and full differences are not read, a plain LoRA is accepted"
+    if re.search(r"lora_te2_|text_encoder_2\.|(in|out)put_blocks_|transformer_blocks[_.]1[_.]", keys):
+        return "the LoRA was made for another model (SDXL)"
+    if "motion_modules" in keys:
+        return "the LoRA was made for another model (an AnimateDiff motion module)"
+    if re.search(r"double_blocks|single_blocks|single_transformer_blocks|joint_blocks", keys):
+        return "the LoRA was made for another model (Flux or SD3)"
+    kind = kind_of(lora)
+    return f"it is {kind}, not a LoRA" if kind not in (None, "a LoRA") else "the LoRA was made for another model"
