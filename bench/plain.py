@@ -20,7 +20,7 @@ import numpy as np
 from mien.engine import edits as methods
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
-from mien.engine.edits import Method
+from mien.engine.edits import Method, View
 from mien.engine.face.align import crop_to_frame, ffhq_quad
 from mien.engine.face.detect import decode, suppress
 from mien.engine.face.mask import GRID_PX, FaceMasks
@@ -43,11 +43,11 @@ class PlainWay:
         self._networks = {name: bundle.load(name, "torch", config) for name in sorted(names)}
         active = [(bundle.edits[name], strength) for name, strength in spec.active]
         self._motions = motions((edit.template, strength) for edit, strength in active)
-        self._regions = sorted({region for edit, _ in active for region in edit.regions})
+        self._regions = method_class.regions(spec, bundle.manifest)
         self._within = spec.region
         self._size = bundle.manifest.crop_size_px
         spec = replace(spec, options=(*spec.options, ("whole", 1.0)))
-        self._method: Method = method_class(spec, bundle.manifest, bundle.directions, self._networks)
+        self._method: Method = method_class(spec, bundle, self._networks)
 
     def edit_clip(
         self, source: Path, target: Path, *, crf: int = 18, preset: str = "veryfast"
@@ -81,15 +81,16 @@ class PlainWay:
         crop = _crop(rgb, affine, self._size)
         small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
         probabilities = self._networks["parser"](image=np.ascontiguousarray(small.transpose(2, 0, 1)[None]))
-        masks = FaceMasks(probabilities["probabilities"][0], transform(invert(affine), points), self._size)
+        in_crop = transform(invert(affine), points)
+        masks = FaceMasks(probabilities["probabilities"][0], in_crop, self._size)
         mask = masks.united(self._regions, self._within)
         if self._method.wants_code():
             self._method.encode(track, crop)
-        answer = self._method.finish(track, crop, mask)
+        answer = self._method.finish(track, View(crop, mask, in_crop))
         delta = None if answer is None else answer.difference
         field = None
         if self._motions:
-            field = warp_field(self._motions, transform(invert(affine), points), masks.support(), self._size)
+            field = warp_field(self._motions, in_crop, masks.support(), self._size)
         return _paste(rgb, affine, delta, mask, field)
 
     def _points(self, rgb: Array) -> Array | None:

@@ -1,4 +1,4 @@
-"""`mien bench quality`: every edit of a bundle at several strengths over clips, measured in process without any codec.
+"""`mien bench quality --bundle`: every edit of a bundle at several strengths over clips, measured in process without any codec.
 
 Clips are the outer loop: the face is followed and the teachers are asked once per clip, every edit and strength shares the
 answers. What is measured: quality_measure.py; by which score: quality_scores.py; what is made of it: quality_table.py and
@@ -132,7 +132,7 @@ class Bench:
             raise EditError(f"the bundle {bundle.name!r} has no edits to measure")
         backend = select(config).backend
         self._networks: dict[str, Network] = {n: bundle.load(n, backend, config) for n in bundle.networks}
-        method = methods.load("wplus")(EditSpec(), bundle.manifest, bundle.directions, self._networks)
+        method = methods.load("wplus")(EditSpec(), bundle, self._networks)
         self._followed: Followed | None = None
         self._encode: Callable[[FaceTrack, Array], None] = method.encode
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mien.engine import backends
 from mien.engine.config import EngineConfig
 from mien.engine.errors import BundleError, InputError, ShapeError, UnavailableError
-from mien.engine.manifest import Dim, NetworkSpec
+from mien.engine.manifest import FREE, Dim, NetworkFormat, NetworkSpec
 from mien.engine.types import Array, TensorSpec
 
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -46,6 +46,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """The file's name."""
+
+    @property
+    def formats(self) -> tuple[NetworkFormat, ...]:
+        """The formats of network files it reads."""
 
     def unavailable(self) -> str | None:
         """None, or why it cannot be used here, with the command that would change that."""
@@ -103,8 +107,8 @@ def backend(name: str) -> Backend:
     return found
 
 
-def select(config: EngineConfig) -> Selection:
-    """The backend a config asks for. Raises UnavailableError saying what is missing and what would fix it."""
+def select(config: EngineConfig, file_format: NetworkFormat = "onnx") -> Selection:
+    """The backend a config asks for, for network files of a format. Raises UnavailableError saying what would fix it."""
     if config.backend != "auto":
         chosen = backend(config.backend)
         if (why := chosen.unavailable()) is not None:
@@ -113,7 +117,8 @@ def select(config: EngineConfig) -> Selection:
     passed: list[str] = []
     for name in AUTO_ORDER[config.device.split(":")[0]]:
         candidate = backend(name)
-        why = candidate.unavailable()
+        reads = file_format in candidate.formats
+        why = candidate.unavailable() if reads else f"it does not read {file_format} files"
         if why is None:
             return Selection(candidate, "; ".join(["auto", *passed]))
         passed.append(f"{name}: {why}")
@@ -144,7 +149,8 @@ class CheckedNetwork:
         for key, want in self.outputs.items():
             shape = output_shape(self.spec, key, sizes)
             got = answers[key]
-            if got.shape != shape or str(got.dtype) != want.dtype:
+            fits = len(got.shape) == len(shape) and all(w in (None, g) for w, g in zip(shape, got.shape, strict=True))
+            if not fits or str(got.dtype) != want.dtype:
                 raise ShapeError(
                     f"{self.spec.name}: output {key!r} is {got.shape} {got.dtype}, the bundle says {shape} {want.dtype}"
                 )
@@ -181,12 +187,16 @@ def bind(spec: NetworkSpec, arrays: Mapping[str, Any]) -> dict[str, int]:
     return sizes
 
 
-def output_shape(spec: NetworkSpec, key: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of an output, given the named dimensions of the inputs. Raises ShapeError where one does not divide."""
+def output_shape(spec: NetworkSpec, key: str, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
+    """The shape of an output, given the named dimensions of the inputs; None for a free one. Raises ShapeError where one
+    does not divide.
+    """
     return tuple(dim if isinstance(dim, int) else _size(spec, dim, sizes) for dim in spec.shapes[key])
 
 
-def _size(spec: NetworkSpec, dim: str, sizes: Mapping[str, int]) -> int:
+def _size(spec: NetworkSpec, dim: str, sizes: Mapping[str, int]) -> int | None:
+    if dim == FREE:
+        return None
     name, _, divisor = dim.partition("/")
     value, by = sizes[name], int(divisor or 1)
     if value % by:

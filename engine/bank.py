@@ -1,5 +1,5 @@
 """The bank of self-attention keys and values: each denoiser row attends to its track's anchor frame and to its
-previous frame.
+previous frame, as a `Policy` says.
 
 Layer i of a denoiser reads `bank_k_i`, `bank_v_i` (B, m N_i, C_i) and answers `own_k_i`, `own_v_i` (B, N_i, C_i). m is
 the number of frames held: 0 for a track's first frame, 1 for its second (the anchor is the previous frame), 2 from
@@ -9,14 +9,36 @@ has keys of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mien.engine.errors import ShapeError
 from mien.engine.types import TensorSpec
 
-Row = tuple[str, int]
+Row = tuple[str, float]
+Held = Literal["anchor", "previous"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What self-attention sees beside, or in the place of, a frame's own tokens.
+
+    frames: of the bank; none for plain self-attention. own: whether the own tokens are attended to where the bank holds a
+    frame. stages: of the UNet whose layers read the bank.
+    """
+
+    frames: tuple[Held, ...] = ()
+    own: bool = True
+    stages: tuple[str, ...] = ("down", "mid", "up")
+
+
+OWN = Policy()
+EXTENDED = Policy(("anchor", "previous"))
+ANCHOR = Policy(("anchor",), own=False)  # Text2Video-Zero (Khachatryan et al. 2023, section 3.3)
+ANCHOR_PREVIOUS = Policy(
+    ("anchor", "previous"), own=False, stages=("up",)
+)  # Pix2Video (Ceylan et al. 2023, section 3.1)
 
 
 def bank_layers(inputs: Mapping[str, TensorSpec]) -> tuple[int, ...]:
@@ -50,33 +72,54 @@ class Bank:
     _own: dict[Row, dict[str, Any]] = field(default_factory=dict)
 
     def read(
-        self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec], concatenate: Any, zeros: Any
+        self,
+        rows: Sequence[Row],
+        inputs: Mapping[str, TensorSpec],
+        concatenate: Any,
+        zeros: Any,
+        frames: Collection[Held] = ("anchor", "previous"),
+        layers: Collection[int] | None = None,
     ) -> dict[str, Any]:
         """Inputs bank_k_i, bank_v_i for a batch whose rows are `rows`; rows of one batch hold equally many frames.
 
-        concatenate: np.concatenate or torch.cat.
+        concatenate: np.concatenate or torch.cat. frames: those wanted; a track's second frame has its anchor as the previous
+        one, once. layers: that read them, None for all; the others get banks of no frame.
         """
-        held = [[memory[row] for memory in (self.anchor, self.previous) if row in memory] for row in rows]
+        held = [self._held(row, frames) for row in rows]
         if len({len(frames) for frames in held}) != 1:
             raise ShapeError(
                 f"rows {list(rows)} hold {[len(f) for f in held]} frames; rows of one batch must hold equally many"
             )
+        empty = empty_bank(inputs, len(rows), zeros)
         if not held[0]:
-            return empty_bank(inputs, len(rows), zeros)
-        return {
+            return empty
+        return empty | {
             f"bank_{kind}_{i}": concatenate(
-                [concatenate([frame[f"own_{kind}_{i}"] for frame in frames], 1) for frames in held], 0
+                [concatenate([frame[f"own_{kind}_{i}"] for frame in memories], 1) for memories in held], 0
             )
             for i in bank_layers(inputs)
+            if layers is None or i in layers
             for kind in "kv"
         }
 
-    def write(self, rows: Sequence[Row], outputs: Mapping[str, Any]) -> None:
-        """Keep the own_k_i, own_v_i of a batch for the next frame.
+    def _held(self, row: Row, frames: Collection[Held]) -> list[dict[str, Any]]:
+        anchor = self.anchor.get(row)
+        previous = self.previous.get(row, anchor)
+        wanted = [anchor] if anchor is not None and "anchor" in frames else []
+        if previous is not None and "previous" in frames and not any(memory is previous for memory in wanted):
+            wanted.append(previous)
+        return wanted
+
+    def write(self, rows: Sequence[Row], outputs: Mapping[str, Any], layers: Collection[int] | None = None) -> None:
+        """Keep the own_k_i, own_v_i of a batch for the next frame; of some layers, where they are named.
 
         The arrays are kept as they are: a network must not write into them again.
         """
-        own = {name: value for name, value in outputs.items() if name.startswith(("own_k_", "own_v_"))}
+        own = {
+            name: value
+            for name, value in outputs.items()
+            if name.startswith(("own_k_", "own_v_")) and (layers is None or int(name[6:]) in layers)
+        }
         for b, row in enumerate(rows):
             self._own[row] = {name: value[b : b + 1] for name, value in own.items()}
 

@@ -31,12 +31,13 @@ from mien.engine.manifest import (
     ScheduleSpec,
     parse_manifest,
 )
+from mien.engine.tokens import Tokenizer
 from mien.engine.types import Array
 
 __all__ = ["AttributeEdit", "BankLayer", "Bundle", "LandmarkShift", "Manifest", "NetworkSpec", "ScheduleSpec"]
 
 MANIFEST = "bundle.json"
-DIRECTION_SHAPE = (12, 64)
+TOKENIZER = "tokenizer/"  # where the files of a bundle's tokenizer lie
 PACKAGED = Path(__file__).parent / "bundles"
 
 
@@ -45,7 +46,7 @@ class Bundle:
     """An opened bundle.
 
     sha256: of bundle.json, and so of every file it names: the bundle's version for reports and keys.
-    directions: key -> (12, 64) float32, what an edit adds to the W+ code at strength 1.
+    directions: key -> (N, D) float32, as the W+ codes are, what an edit adds to the W+ code at strength 1.
     """
 
     folder: Path
@@ -106,6 +107,14 @@ class Bundle:
         hint = f", did you mean {near[0]!r}?" if near else ":"
         raise EditError(f"unknown edit {name!r}{hint} the bundle {self.name!r} has {', '.join(self.edits) or 'none'}")
 
+    def tokenizer(self) -> Tokenizer:
+        """Of its prompts. Raises BundleError for a bundle without text, UnavailableError without transformers."""
+        files = {path: sha256 for path, sha256 in self.manifest.files.items() if path.startswith(TOKENIZER)}
+        if not files:
+            raise BundleError(f"the bundle {self.name!r} has no tokenizer, so it reads no prompts")
+        content = {p.removeprefix(TOKENIZER): Artifact(self.folder / p, sha256).read() for p, sha256 in files.items()}
+        return Tokenizer(content, f"{self.folder}/{TOKENIZER.rstrip('/')}")
+
     def load(self, network: str, backend: Backend | str, config: EngineConfig) -> Network:
         """Load one network on a backend, its file verified by hash. Raises BundleError or UnavailableError."""
         if network not in self.networks:
@@ -131,10 +140,14 @@ class Bundle:
 
         manifest: what bundle.json will hold, without `format`, `files` and the networks' `sha256`, which are filled in
         here; the order of inputs and outputs is kept, it is the order of the torch module's arguments. files: path
-        inside the folder -> content, or a file to copy. bundle.json is written last and atomically.
+        inside the folder -> content, or a file to copy unless it lies there already. bundle.json is written last and atomically.
         """
         hashes: dict[str, str] = {}
         for path, content in files.items():
+            if content == folder / _relative(folder, path):  # too large for the memory, maybe
+                with open(folder / path, "rb") as written:
+                    hashes[path] = hashlib.file_digest(written, "sha256").hexdigest()
+                continue
             data = content if isinstance(content, bytes) else content.read_bytes()
             hashes[path] = hashlib.sha256(data).hexdigest()
             _replace(folder / _relative(folder, path), data)
@@ -177,11 +190,12 @@ def _read_directions(artifact: Artifact) -> dict[str, Array]:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{artifact.path} is not a directions file: {error}") from None
+    shape = next((value.shape for value in directions.values()), ())
     for key, value in directions.items():
-        if value.shape != DIRECTION_SHAPE or value.dtype != np.float32 or not np.isfinite(value).all():
+        if value.ndim != 2 or value.shape != shape or value.dtype != np.float32 or not np.isfinite(value).all():
             have = f"{value.shape} {value.dtype}"
             raise BundleError(
-                f"{artifact.path}: direction {key!r} is {have}, it must be finite {DIRECTION_SHAPE} float32"
+                f"{artifact.path}: direction {key!r} is {have}; directions are finite float32 (N, D), all of one shape"
             )
     return directions
 

@@ -12,7 +12,7 @@ import numpy as np
 from mien.engine.backend import Network
 from mien.engine.blend import poisson
 from mien.engine.clock import Clock
-from mien.engine.edits import Method
+from mien.engine.edits import Method, View
 from mien.engine.face.align import crop_to_frame, paste_box
 from mien.engine.face.landmarks import bit_depth
 from mien.engine.face.mask import GRID_PX, FaceMasks, blur
@@ -63,8 +63,8 @@ class FaceMemory:
 class FaceJob:
     """One face of one frame, begun: what `FaceEdit.finish` needs, and nothing that a later frame changes.
 
-    crop: (3, S, S), not warped. field: (G, G, 2) backward warp. mask: (S, S). hidden: (S, S) or None,
-    where edits may hide what was there.
+    crop: (3, S, S), not warped. field: (G, G, 2) backward warp. mask: (S, S). points: (68, 2) in crop pixels. hidden: (S, S)
+    or None, where edits may hide what was there.
     """
 
     track: FaceTrack
@@ -73,6 +73,7 @@ class FaceJob:
     crop: Array
     field: Array | None
     mask: Array
+    points: Array
     hidden: Array | None
     weight: float
 
@@ -88,6 +89,7 @@ class FaceEdit:
         spec: EditSpec,
         edits: Mapping[str, AttributeEdit],
         method: Method,
+        regions: tuple[str, ...],
         parser: Network,
         crop_px: int,
         clock: Clock,
@@ -97,7 +99,7 @@ class FaceEdit:
     ) -> None:
         active = [(edits[name], strength) for name, strength in spec.active]
         self.method = method
-        self._regions = sorted({region for edit, _ in active for region in edit.regions})
+        self._regions = regions
         self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
         self._within, self._poisson = spec.region, spec.blend == "poisson"
         self._motions = motions((edit.template, strength) for edit, strength in active)
@@ -132,7 +134,7 @@ class FaceEdit:
             field = self._field(masks, points, memory)
             mask = memory.steady("region", masks.united(self._regions, self._within))
             hidden = memory.steady("hidden", masks.united(self._hiding, self._within)) if self._hiding else None
-        return FaceJob(memory.track, affine, box, crop, field, mask, hidden, place.weight)
+        return FaceJob(memory.track, affine, box, crop, field, mask, points, hidden, place.weight)
 
     def finish(self, frame: Frame, planes: Planes, job: FaceJob) -> tuple[Planes, PixelBox | None]:
         """The planes with this face edited, and the box that may have changed; the same planes and None where there is
@@ -144,7 +146,7 @@ class FaceEdit:
         with self._clock("networks"):
             reads = self.method.wants_code()
             crop = warp_crop(job.crop, job.field) if reads and job.field is not None else job.crop
-            answer = self.method.finish(job.track, crop, job.mask, job.hidden)
+            answer = self.method.finish(job.track, View(crop, job.mask, job.points, job.hidden))
         if answer is not None and self._poisson:
             with self._clock("blend"):
                 answer = poisson(answer, crop, job.mask)

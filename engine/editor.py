@@ -20,6 +20,7 @@ from mien.engine.face.detect import Detector
 from mien.engine.face.gate import turn_weight
 from mien.engine.face.landmarks import Landmarker
 from mien.engine.face.track import Tracker
+from mien.engine.manifest import NetworkFormat
 from mien.engine.spec import EditSpec
 from mien.engine.stream import Stream
 from mien.engine.survey import EditedFrame, Survey, begin_faces, finish_faces
@@ -62,7 +63,7 @@ class Editor:
         self._clock = Clock(on_time)
         self._edit: FaceEdit | None = None
         method_class = methods.load(self.spec.method)
-        if self.spec.active:
+        if method_class.is_active(self.spec):
             self._load(method_class, networks)
 
     def _load(self, method_class: methods.MethodClass, networks: Mapping[str, Network] | None) -> None:
@@ -72,10 +73,11 @@ class Editor:
         each = replace(self.config, frames_at_once=at_once).for_one_frame()
         wanted = ANALYSIS + method_class.networks(self.spec, manifest)
         if networks is None:
-            self.selection = select(self.config)
+            chosen = {name: select(self.config, self._format(name)) for name in wanted}
+            self.selection = chosen[wanted[-1]]
             loaded = {
-                name: self.bundle.load(name, self.selection.backend, self.config if name in FOLLOWING else each)
-                for name in wanted
+                name: self.bundle.load(name, selection.backend, self.config if name in FOLLOWING else each)
+                for name, selection in chosen.items()
             }
         else:
             loaded = dict(networks)
@@ -83,12 +85,19 @@ class Editor:
                 raise BundleError(
                     f"the edits need the networks {', '.join(wanted)}; {', '.join(missing)} were not given"
                 )
-        method = method_class(self.spec, manifest, self.bundle.directions, loaded)
+        method = method_class(self.spec, self.bundle, loaded)
+        regions = method_class.regions(self.spec, manifest)
         options: Any = {"threads": each.num_threads, "frames_at_once": at_once}
-        size = manifest.crop_size_px
-        self._edit = FaceEdit(self.spec, manifest.edits, method, loaded["parser"], size, self._clock, **options)
+        size = self.spec.crop_px or manifest.crop_size_px
+        self._edit = FaceEdit(
+            self.spec, manifest.edits, method, regions, loaded["parser"], size, self._clock, **options
+        )
         self._detector = Detector(loaded["detector"])
         self._landmarker = Landmarker(loaded["landmarks"], self.config.num_threads)
+
+    def _format(self, network: str) -> NetworkFormat:
+        """Of a network's file; of one that the bundle has not, loading says so."""
+        return self.bundle.networks[network].format if network in self.bundle.networks else "onnx"
 
     @property
     def active(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mien.engine.errors import BundleError
 from mien.engine.manifest_section import Section
+from mien.engine.sampling import Sampling
 from mien.engine.types import TensorSpec
 
 FORMAT_VERSION = 1
@@ -18,10 +19,13 @@ Composition = Literal["delta", "replace"]
 Prediction = Literal["v_prediction", "epsilon", "sample"]
 Dim = int | str
 
-_DIM = re.compile(r"[A-Z][A-Za-z0-9]*(/[1-9][0-9]*)?")
+_DIM = re.compile(r"[A-Z][A-Za-z0-9]*(/[1-9][0-9]*)?|\?")
+FREE = "?"  # a dimension of an output that follows from the inputs in no way a manifest can write
 _CLASS = re.compile(r"[a-z][a-z0-9_]*\.[A-Z][A-Za-z0-9]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Dtype = Literal["float32", "float16", "int64", "uint8"]
+NetworkFormat = Literal["onnx", "safetensors"]
+_FORMATS: tuple[NetworkFormat, ...] = ("onnx", "safetensors")
 _DTYPES: tuple[Dtype, ...] = ("float32", "float16", "int64", "uint8")
 
 
@@ -48,12 +52,13 @@ class NetworkSpec:
     int8: an ONNX file of the same signature that computes the same, but for rounding, in 8 bits where that is faster.
 
     shapes: for every input and output its dimensions as the manifest writes them: a number, or a name ("B", "H"), or a
-    name divided by a number ("H/8"). A name has one value per call; inputs and outputs have names left free (None).
+    name divided by a number ("H/8"). A name has one value per call; inputs and outputs have names left free (None). Outputs
+    may also have "?", which is checked by nobody.
     """
 
     name: str
     file: str
-    format: Literal["onnx"]
+    format: NetworkFormat
     sha256: str
     architecture: Architecture
     inputs: Mapping[str, TensorSpec]
@@ -124,7 +129,11 @@ class BankLayer:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything bundle.json says. files: other files of the bundle, path -> sha256."""
+    """Everything bundle.json says. files: other files of the bundle, path -> sha256.
+
+    latent_scale: what the encoder's latents were multiplied by. sampling: how a few-step denoiser is sampled, None for a
+    bundle whose edits say all. default_strength: share of the schedule that is undone where neither edits nor user say.
+    """
 
     name: str
     version: str
@@ -143,6 +152,9 @@ class Manifest:
     edits: Mapping[str, AttributeEdit]
     directions_file: str | None
     files: Mapping[str, str]
+    latent_scale: float = 1.0
+    sampling: Sampling | None = None
+    default_strength: float = 0.5
 
 
 def parse_manifest(text: str, source: str) -> Manifest:
@@ -174,10 +186,13 @@ def parse_manifest(text: str, source: str) -> Manifest:
         crop_template=crop.choice("template", ("ffhq",)),
         latent_channels=latent.integer("channels", 1, 1024),
         latent_size=latent.integer("size", 1, 4096),
+        latent_scale=latent.number("scale", 1e-3, 1e3) if latent.has("scale") else 1.0,
         schedule=_schedule(root.section("schedule")),
         prediction=root.choice("prediction", ("v_prediction", "epsilon", "sample")),
         bank=tuple(BankLayer(s.integer("tokens", 1), s.integer("channels", 1)) for s in root.sections("bank")),
-        default_num_steps=defaults.integer("num_steps", 1, 8),
+        sampling=_sampling(root) if root.has("sampling") else None,
+        default_num_steps=defaults.integer("num_steps", 1, 50),
+        default_strength=defaults.number("strength", 0.0, 1.0) if defaults.has("strength") else 0.5,
         networks={name: _network(name, part) for name, part in root.section("networks").items()},
         edits={name: _edit(name, part) for name, part in root.section("edits").items()},
         directions_file=root.optional_string("directions"),
@@ -189,6 +204,13 @@ def parse_manifest(text: str, source: str) -> Manifest:
         if path is not None and path not in hashes:
             raise BundleError(f"{source}: {key} names {path!r}, which is not among files")
     return manifest
+
+
+def _sampling(root: Section) -> Sampling:
+    section = root.section("sampling")
+    value = Sampling.of(section)
+    section.finish()
+    return value
 
 
 def _schedule(section: Section) -> ScheduleSpec:
@@ -221,12 +243,12 @@ def _network(name: str, section: Section) -> NetworkSpec:
     named = {dim.split("/")[0] for key in tensors["inputs"] for dim in shapes[key] if isinstance(dim, str)}
     for key in tensors["outputs"]:
         for dim in shapes[key]:
-            if isinstance(dim, str) and dim.split("/")[0] not in named:
+            if isinstance(dim, str) and dim != FREE and dim.split("/")[0] not in named:
                 raise BundleError(f"{section.where}.outputs.{key}: dimension {dim!r} is not a dimension of any input")
     spec = NetworkSpec(
         name=name,
         file=section.string("file"),
-        format=section.choice("format", ("onnx",)),
+        format=section.choice("format", _FORMATS),
         sha256=_sha256(section, "sha256"),
         architecture=Architecture(architecture.matching("name", _CLASS), architecture.mapping("kwargs")),
         inputs=tensors["inputs"],

@@ -15,12 +15,12 @@ from mien.engine.errors import EditError
 
 REGIONS = (
     "face", "skin", "hair", "mouth", "eyes", "brows", "nose", "glasses", "lower_face", "lips", "complexion", "beard", "locks",
-    "head", "all",
+    "head", "portrait", "all",
 )  # fmt: skip
 BLENDS = ("feather", "poisson")
 COMPOSITIONS = ("auto", "delta", "replace")
 SAMPLERS = ("lcm", "tcd", "ddim")
-MAX_STEPS = 50
+MAX_STEPS, MAX_GUIDANCE = 50, 30
 MAX_SEED = 2**32 - 1
 
 Faces = Literal["largest", "all"] | int
@@ -66,18 +66,22 @@ class EditSpec:
     """One run's wishes. Everything else about a run is `EngineConfig`.
 
     method: the file in `engine/edits` that does it. edits: (name, strength) of the bundle's attribute edits, at most
-    one per name; a strength of 0 means none and is dropped. prompt: for methods that take text. strength: share of the
-    noise schedule that is undone, in (0, 1]; None leaves it to the edits. num_steps: denoising steps, 1..50; None
+    one per name; a strength of 0 means none and is dropped. prompt, negative_prompt, guidance_scale: for methods that take
+    text; a scale of None leaves it to the bundle. strength: share of the noise schedule that is undone, in [0, 1], 0 for
+    none of it; None leaves it to edits, method and bundle. num_steps: denoising steps, 1..50; None
     leaves it to the bundle. seed: 0..2**32-1, of the fixed noise. faces: the largest face, all, or the N largest.
     region: cuts the edits' masks further; None keeps them. blend: how an answer meets the frame at the mask's edge, by the
     `feather` of the mask alone, or after a `poisson` equation, which keeps its gradients and gives up its offset there (see
-    blend.py). composition: `auto` takes each edit's own. sampler: of the `replace` composition. options: (key, value) of the
-    method's own `Options`. Raises EditError for a value out of range, never clamps.
+    blend.py). composition: `auto` takes each edit's own. sampler: of the `replace` composition. crop_px: side of the crop
+    that the networks see, a multiple of 8; None for the bundle's. options: (key, number or text) of the method's own
+    `Options`. Raises EditError for a value out of range, never clamps.
     """
 
     method: str = "wplus"
     edits: tuple[tuple[str, float], ...] = ()
     prompt: str = ""
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
     strength: float | None = None
     num_steps: int | None = None
     seed: int = 0
@@ -86,18 +90,30 @@ class EditSpec:
     blend: str = "feather"
     composition: str = "auto"
     sampler: str = "lcm"
-    options: tuple[tuple[str, float], ...] = ()
+    crop_px: int | None = None
+    options: tuple[tuple[str, float | str], ...] = ()
 
     def __post_init__(self) -> None:
-        for key in ("method", "prompt"):
+        for key in ("method", "prompt", "negative_prompt"):
             if not isinstance(getattr(self, key), str):
                 raise EditError(f"{key} is {getattr(self, key)!r}, not a text")
-        object.__setattr__(self, "edits", _pairs("edit", self.edits))
-        object.__setattr__(self, "options", _pairs("option", self.options))
+        edits = ((name, _finite(f"the strength of edit {name!r}", v)) for name, v in _pairs("edit", self.edits))
+        object.__setattr__(self, "edits", tuple(edits))
+        options = _pairs("option", self.options)
+        known = ((name, v if isinstance(v, str) else _finite(f"option {name!r}", v)) for name, v in options)
+        object.__setattr__(self, "options", tuple(known))
         if self.strength is not None:
             object.__setattr__(self, "strength", _finite("strength", self.strength))
-            if not 0.0 < self.strength <= 1.0:
-                raise EditError(f"strength is {self.strength:g}; accepted: above 0, up to 1")
+            if not 0.0 <= self.strength <= 1.0:
+                raise EditError(f"strength is {self.strength:g}; accepted: 0 to 1")
+        if self.guidance_scale is not None:
+            object.__setattr__(self, "guidance_scale", _finite("guidance_scale", self.guidance_scale))
+            if not 0.0 <= self.guidance_scale <= MAX_GUIDANCE:
+                raise EditError(f"guidance_scale is {self.guidance_scale:g}; accepted: 0 to {MAX_GUIDANCE}")
+        if self.crop_px is not None:
+            _whole("crop_px", self.crop_px, 64, 2048)
+            if self.crop_px % 8:
+                raise EditError(f"crop_px is {self.crop_px}; accepted: multiples of 8")
         if self.num_steps is not None:
             _whole("num_steps", self.num_steps, 1, MAX_STEPS)
         _whole("seed", self.seed, 0, MAX_SEED)
@@ -151,16 +167,16 @@ def _whole(what: str, value: Any, low: int, high: int) -> None:
         raise EditError(f"{what} is {value!r}; accepted: a whole number from {low} to {high}")
 
 
-def _pairs(kind: str, value: Any) -> tuple[tuple[str, float], ...]:
+def _pairs(kind: str, value: Any) -> tuple[tuple[str, Any], ...]:
     try:
-        pairs = [(name, number) for name, number in (value.items() if isinstance(value, Mapping) else value)]
+        pairs = [(name, content) for name, content in (value.items() if isinstance(value, Mapping) else value)]
     except (TypeError, ValueError):
         raise EditError(f"the {kind}s are {value!r}; accepted: pairs of a name and a number") from None
-    seen: dict[str, float] = {}
-    for name, number in pairs:
+    seen: dict[str, Any] = {}
+    for name, content in pairs:
         if not isinstance(name, str) or not name:
             raise EditError(f"the name of an {kind} is {name!r}, not a text")
         if name in seen:
             raise EditError(f"{kind} {name!r} is given twice; give it once")
-        seen[name] = _finite(f"the strength of edit {name!r}" if kind == "edit" else f"option {name!r}", number)
+        seen[name] = content
     return tuple(seen.items())

@@ -133,7 +133,7 @@ class Plan:
         """
         for memory in self._memories.values():
             memory.masks.clear()
-            memory.track.bank = None
+            memory.track.forget_frames()
 
 
 class Survey:

@@ -120,7 +120,8 @@ class TensorSpec:
 class FaceTrack:
     """The memory of one identity over time: its W+ code, its fixed noise, its attention bank; reset by a cut or a loss.
 
-    w_sum, w_count: running sum of W+ codes and how many were added; noise: step -> (C, h, w); bank: engine.bank.Bank.
+    w_sum, w_count: running sum of W+ codes and how many were added; noise: step -> (1, C, h, w); bank: engine.bank.Bank.
+    memory: what else a method keeps of the track from frame to frame, by its own names.
     """
 
     track_id: int
@@ -128,3 +129,20 @@ class FaceTrack:
     w_count: int = 0
     noise: dict[int, Array] = field(default_factory=dict)
     bank: Any = None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def add_code(self, code: Array) -> None:
+        """Add a W+ code (1, N, D) to the sum."""
+        self.w_sum = code.copy() if self.w_sum is None else self.w_sum + code
+        self.w_count += 1
+
+    def mean_code(self) -> Array:
+        """The mean (1, N, D) of the codes. Raises ValueError where there is none."""
+        if self.w_sum is None:
+            raise ValueError(f"track {self.track_id} has no code: encode a crop of it first")
+        return np.asarray(self.w_sum, np.float32) / np.float32(self.w_count)
+
+    def forget_frames(self) -> None:
+        """Forget what frames left, but for the codes: the track begins anew."""
+        self.bank = None
+        self.memory.clear()

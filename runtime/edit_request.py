@@ -10,7 +10,7 @@ from mien.engine.backend import Selection
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.errors import EditError, MediaError
-from mien.engine.spec import EditSpec, Faces
+from mien.engine.spec import MAX_STEPS, EditSpec, Faces
 from mien.runtime.edit_video import VideoJob
 from mien.runtime.part_file import check_output
 from mien.runtime.picture import PICTURE_ENDINGS
@@ -19,8 +19,6 @@ from mien.runtime.sink import ENCODERS, FORMATS, PRESETS, Codec
 Kind = Literal["video", "picture"]
 
 MAX_CRF = 51
-MAX_STEPS = 8
-"""More denoising steps than this are refused by the command line: the models are trained for one to four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def parse_faces(text: str) -> Faces:
 
 
 def check_steps(steps: int | None) -> int | None:
-    """The number of steps, in 1..8 or None. Raises EditError."""
+    """The number of steps, in 1..50 or None. Raises EditError."""
     if steps is not None and not 1 <= steps <= MAX_STEPS:
         raise EditError(f"--steps is {steps}: use a whole number from 1 to {MAX_STEPS}")
     return steps

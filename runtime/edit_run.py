@@ -47,8 +47,9 @@ def plan(
             raise MediaError(f"the report and OUT are the same file {job.target}: give two names")
     opened = Bundle.open(bundle, cache_folder=config.cache_folder)
     check_edits(spec, opened)
-    methods.load(spec.method)
-    selection = select(config)
+    wanted = methods.load(spec.method).networks(spec, opened.manifest)
+    formats = {opened.networks[name].format for name in wanted if name in opened.networks}
+    selection = select(config, "safetensors" if "safetensors" in formats else "onnx")
     if kind == "video":
         config = replace(config, frames_at_once=config.num_threads)
     if compare:

@@ -6,7 +6,7 @@ import numpy as np
 
 from mien.engine.backend import Artifact, CheckedNetwork, Network, bind, output_shape
 from mien.engine.config import EngineConfig
-from mien.engine.manifest import NetworkSpec
+from mien.engine.manifest import NetworkFormat, NetworkSpec
 from mien.engine.types import Array
 
 
@@ -14,6 +14,7 @@ class NullBackend:
     """Zeros. It verifies the file's hash as the others do, and does not look into it."""
 
     name = "null"
+    formats: tuple[NetworkFormat, ...] = ("onnx", "safetensors")
 
     def unavailable(self) -> str | None:
         """It is always there."""
@@ -25,7 +26,8 @@ class NullBackend:
 
         def run(arrays: dict[str, Array]) -> dict[str, Array]:
             sizes = bind(spec, arrays)
-            return {key: np.zeros(output_shape(spec, key, sizes), want.dtype) for key, want in spec.outputs.items()}
+            shapes = {key: [1 if n is None else n for n in output_shape(spec, key, sizes)] for key in spec.outputs}
+            return {key: np.zeros(shapes[key], want.dtype) for key, want in spec.outputs.items()}
 
         return CheckedNetwork(spec, run)
 

@@ -13,7 +13,7 @@ import importlib.util
 from mien.engine.backend import Artifact, CheckedNetwork, Network
 from mien.engine.config import EngineConfig
 from mien.engine.errors import BundleError, RunError, UnavailableError
-from mien.engine.manifest import NetworkSpec
+from mien.engine.manifest import NetworkFormat, NetworkSpec
 from mien.engine.types import Array
 
 _DTYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int64": "tensor(int64)", "uint8": "tensor(uint8)"}
@@ -24,6 +24,7 @@ class OnnxRuntimeBackend:
     """One sequential session per network; calls from several threads share it."""
 
     name = "onnxruntime"
+    formats: tuple[NetworkFormat, ...] = ("onnx",)
 
     def unavailable(self) -> str | None:
         """None, or the command that installs it."""
@@ -35,6 +36,10 @@ class OnnxRuntimeBackend:
         """A session on the CPU, checked against the spec."""
         if (why := self.unavailable()) is not None:
             raise UnavailableError(f"backend 'onnxruntime' cannot be used: {why}")
+        if spec.format != "onnx":
+            raise UnavailableError(
+                f"network {spec.name!r} is a {spec.format} file, which ONNX Runtime does not read: use --backend torch"
+            )
         if config.device != "cpu":
             raise UnavailableError(
                 f"backend 'onnxruntime' runs on the cpu only, not on {config.device}: use --backend torch"

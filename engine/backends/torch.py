@@ -1,7 +1,8 @@
 """PyTorch, eager: the definition of the networks. Slower than the others, and what they are compared with.
 
-A network's class comes from the bundle's architecture entry ("module.Class" below mien.engine.networks), its weights
-from the ONNX file's initialisers by parameter name. The module is called with the inputs in the manifest's order and
+A network's class comes from the bundle's architecture entry ("module.Class" below mien.engine.networks), its weights from
+its file by parameter name: an ONNX file's initialisers or a safetensors file's tensors, of which several networks may read
+one. The module is called with the inputs in the manifest's order and
 answers a tensor, or a sequence of tensors in the order of the manifest's outputs.
 """
 
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 from mien.engine.backend import Artifact, CheckedNetwork, Network
 from mien.engine.config import EngineConfig
 from mien.engine.errors import BundleError, UnavailableError
-from mien.engine.manifest import NetworkSpec
+from mien.engine.manifest import NetworkFormat, NetworkSpec
 from mien.engine.types import Array
 
 _NETWORKS = "mien.engine.networks"
@@ -24,6 +26,7 @@ class TorchBackend:
     """Eager modules on the CPU or a CUDA device; inputs and answers are numpy arrays."""
 
     name = "torch"
+    formats: tuple[NetworkFormat, ...] = ("onnx", "safetensors")
 
     def unavailable(self) -> str | None:
         """None, or the command that installs what is missing."""
@@ -46,7 +49,7 @@ class TorchBackend:
             torch.set_num_threads(config.num_threads)  # torch has one pool per process, not one per network
         dtype = getattr(torch, "float32" if config.precision == "auto" else config.precision)
         module = _build(spec, artifact)
-        _load_weights(module, artifact)
+        _load_weights(module, artifact, _READERS[spec.format](artifact))
         module.eval().requires_grad_(False).to(device=config.device, dtype=dtype)
 
         def run(arrays: dict[str, Array]) -> dict[str, Array]:
@@ -91,29 +94,40 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _load_weights(module: Any, artifact: Artifact) -> None:
-    """Copy the file's initialisers into the module. Raises BundleError naming what is missing or misshapen."""
-    weights = _initialisers(artifact)
+def _load_weights(module: Any, artifact: Artifact, weights: Mapping[str, Any]) -> None:
+    """Copy a file's weights (tensors) into the module. Raises BundleError naming what is missing or misshapen."""
     wanted = module.state_dict()
     missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
     if missing:
         raise BundleError(f"{artifact.path} lacks {len(missing)} of {len(wanted)} parameters: {', '.join(missing[:4])}")
-    import torch
-
     for key, tensor in wanted.items():
         if key not in weights:
             continue
-        if tuple(tensor.shape) != weights[key].shape:
+        if tensor.shape != weights[key].shape:
             raise BundleError(
-                f"{artifact.path}: {key} is {weights[key].shape}, the architecture has {tuple(tensor.shape)}"
+                f"{artifact.path}: {key} is {tuple(weights[key].shape)}, the architecture has {tuple(tensor.shape)}"
             )
-        tensor.copy_(torch.from_numpy(weights[key]))
+        tensor.copy_(weights[key])
 
 
-def _initialisers(artifact: Artifact) -> dict[str, Array]:
-    """Name -> array; a weight stored in another type goes by the name of its Cast's output."""
+def _tensors(artifact: Artifact) -> dict[str, Any]:
+    """Name -> tensor of a safetensors file."""
+    if importlib.util.find_spec("safetensors") is None:
+        raise UnavailableError(f"{artifact.path} needs safetensors: pip install 'mien[export]'")
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(artifact.read())
+    except SafetensorError as error:
+        raise BundleError(f"{artifact.path} is not a safetensors file: {error}") from None
+
+
+def _initialisers(artifact: Artifact) -> dict[str, Any]:
+    """Name -> tensor of an ONNX file; a weight stored in another type goes by the name of its Cast's output."""
     import numpy as np
     import onnx
+    import torch
     from google.protobuf.message import DecodeError
     from onnx import numpy_helper
 
@@ -125,7 +139,8 @@ def _initialisers(artifact: Artifact) -> dict[str, Array]:
     for node in graph.node:
         if node.op_type == "Cast" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]].astype(np.float32)
-    return weights
+    return {name: torch.from_numpy(array) for name, array in weights.items()}
 
 
+_READERS = {"onnx": _initialisers, "safetensors": _tensors}
 BACKEND = TorchBackend()

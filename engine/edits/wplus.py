@@ -4,39 +4,34 @@ new crop.
 In `delta` composition only what the face's code w and the edited code w + dw make different, decoded, leaves here
 (`sample_difference`). A bundle's network `difference` answers that in one row; without it the denoiser runs on two rows
 with the same noise. In `replace` composition the crop is partly noised and denoised with w + dw.
+A bundle with an SD1.5-class UNet does it with the W+ Adapter, see wplus_adapter.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from mien.engine.backend import Network
-from mien.engine.bank import Bank, bank_layers, empty_bank
-from mien.engine.edits import Answer
+from mien.engine.bank import EXTENDED, OWN
+from mien.engine.bundle import Bundle
+from mien.engine.denoise import CropDenoiser, Wishes, end_frame
+from mien.engine.difference import covered_share, decode_difference
+from mien.engine.edits import Answer, Method, View, edited_regions, read_options
+from mien.engine.embedded import Embedded
 from mien.engine.errors import EditError
+from mien.engine.latent_model import FrameInputs
 from mien.engine.manifest import AttributeEdit, Manifest
-from mien.engine.sampler import sample_ddim, sample_difference, sample_lcm, sample_tcd
-from mien.engine.schedule import Schedule, even_timesteps, lcm_timesteps, trailing_timesteps, truncate
-from mien.engine.spec import EditSpec, nearest
+from mien.engine.sampler import Step, sample_difference, step_ddim, step_lcm, step_tcd
+from mien.engine.schedule import even_timesteps, lcm_timesteps, trailing_timesteps, truncate
+from mien.engine.spec import EditSpec
 from mien.engine.types import Array, FaceTrack
+from mien.engine.wplus_adapter import WPlusAdapter, direction
 
-CODE_PX = 128
-# Latents decoded beyond the mask. Measured on the bundle's decoder: 4 leave less than one grey level to the whole decode, 2 leave 12.
-HALO = 4
-# Latents that change by less, further than this from the others, are not decoded: they would add less than a grey level.
-LEAST_CHANGE, REACH = 0.03, 3
-# Below this share of the mask no difference reaches a fifth of a 10-bit code: what is left of a mask averaged over frames.
-LEAST_SHARE = 1 / 4096
-# Of the [-1, 1] scale: a difference from which the source begins to count as hidden, and from which it is; low, because a lid
-# differs little from the eye that it hides. The share of the crop's side by which gaps are closed (dark brows under dark glass
-# differ less still), and that of the edge's softness.
-COVERS_FROM, COVERS_WHOLLY, CLOSE_SHARE, SOFT_SHARE = 0.06, 0.18, 0.05, 0.006
+_STEPS: Mapping[str, Step] = {"lcm": step_lcm, "tcd": step_tcd, "ddim": step_ddim}
 _ALWAYS = ("w_encoder", "vae_encoder", "vae_decoder")
 
 
@@ -60,20 +55,9 @@ class Options:
         if self.whole not in (0, 1):
             raise EditError(f"whole is {self.whole:g}; accepted: 0, 1")
 
-    @classmethod
-    def of(cls, pairs: tuple[tuple[str, float], ...]) -> Options:
-        """From a spec's `options`. Raises EditError for one that wplus does not have."""
-        known = [f.name for f in fields(cls)]
-        for key, _ in pairs:
-            if key not in known:
-                raise EditError(
-                    f"method 'wplus' has no option {key!r}{nearest(key, known)}; accepted: {', '.join(known)}"
-                )
-        return cls(**dict(pairs))
-
 
 class WPlus:
-    """The method; see the file's first lines.
+    """The method over the embedded bundle's family; see the file's first lines.
 
     One object serves every track; calls for one track come in frame order.
     """
@@ -81,11 +65,15 @@ class WPlus:
     @staticmethod
     def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
         """None where every edit is only a landmark warp that keeps the picture's own pixels."""
+        if spec.prompt:
+            raise EditError(
+                f"the bundle {manifest.name!r} reads no prompts: leave out --prompt, or give another --bundle"
+            )
         active = [manifest.edits[name] for name, _ in spec.active]
         if _composition(spec, active) == "replace":
             return *_ALWAYS, "denoiser"
         if all(edit.direction is None for edit in active):
-            Options.of(spec.options)
+            read_options(Options, spec)
             return ()
         return *_ALWAYS, "difference" if _one_row(spec, manifest) else "denoiser"
 
@@ -94,34 +82,35 @@ class WPlus:
         """Where the denoiser reads a bank."""
         return bool(manifest.bank) and "denoiser" in WPlus.networks(spec, manifest)
 
-    def __init__(
-        self, spec: EditSpec, manifest: Manifest, directions: Mapping[str, Array], networks: Mapping[str, Network]
-    ) -> None:
-        edits = manifest.edits
-        active = [(edits[name], strength) for name, strength in spec.active]
+    @staticmethod
+    def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """Those of the edits."""
+        return edited_regions(spec, manifest)
+
+    def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
+        manifest = bundle.manifest
+        active = [(manifest.edits[name], strength) for name, strength in spec.active]
         coded = [edit for edit, _ in active if edit.direction is not None]
         self.composition = _composition(spec, [edit for edit, _ in active])
         wanted = self.networks(spec, manifest)
         self._runs, self._one_row = bool(wanted), "difference" in wanted
-        self._networks = networks
-        self._spec, self._manifest, self._options = spec, manifest, Options.of(spec.options)
-        self._dw: Array = np.zeros((1, 12, 64), np.float32)
-        for edit, strength in active:
-            if edit.direction is not None:
-                self._dw = self._dw + np.float32(strength * edit.gain) * directions[edit.direction]
-        source = manifest.schedule
-        self._schedule = Schedule(source.kind, source.beta_start, source.beta_end, source.num_timesteps)
-        steps = spec.num_steps or manifest.default_num_steps
+        self._networks, self._model = networks, Embedded(manifest, networks)
+        self._options = read_options(Options, spec)
+        self._dw = direction(spec, bundle)
         t_max = max((edit.t_max for edit in coded or [edit for edit, _ in active]), default=500)
         if spec.strength is not None:
-            t_max = min(round(source.num_timesteps * spec.strength), source.num_timesteps - 1)
-        self._timesteps = self._grid(steps, t_max)
+            total = manifest.schedule.num_timesteps
+            t_max = min(round(total * spec.strength), total - 1)
+        self._timesteps = self._grid(spec, manifest, t_max)
+        policy = EXTENDED if manifest.bank and not self._one_row else OWN
+        wishes = Wishes(self._timesteps, {"edited": 1.0}, {"source": 1.0}, _STEPS[spec.sampler], policy, seed=spec.seed)
+        self._denoiser = CropDenoiser(self._model, wishes)
 
-    def _grid(self, steps: int, t_max: int) -> tuple[int, ...]:
-        total = self._manifest.schedule.num_timesteps
+    def _grid(self, spec: EditSpec, manifest: Manifest, t_max: int) -> tuple[int, ...]:
+        steps, total = spec.num_steps or manifest.default_num_steps, manifest.schedule.num_timesteps
         if self.composition == "delta":
             return even_timesteps(steps, t_max)
-        if self._spec.sampler == "ddim":  # a trailing grid of which `steps` levels lie up to t_max
+        if spec.sampler == "ddim":  # a trailing grid of which `steps` levels lie up to t_max
             whole = math.ceil(steps * total / (t_max + 1) - 1e-9)
             return truncate(trailing_timesteps(whole, total), (t_max + 1) / total)
         return lcm_timesteps(steps, (t_max + 1) / total, num_timesteps=total)
@@ -132,131 +121,48 @@ class WPlus:
 
     def encode(self, track: FaceTrack, crop: Array) -> None:
         """Add a crop's code to the track's mean."""
-        small = cv2.resize(crop.transpose(1, 2, 0), (CODE_PX, CODE_PX), interpolation=cv2.INTER_AREA)
-        image = np.ascontiguousarray(small.transpose(2, 0, 1)[None], np.float32)
-        code = self._networks["w_encoder"](image=image)["w_plus"]
-        track.w_sum = code.copy() if track.w_sum is None else track.w_sum + code
-        track.w_count += 1
+        track.add_code(self._model.code(crop))
 
-    def finish(self, track: FaceTrack, crop: Array, mask: Array, hidden: Array | None = None) -> Answer | None:
-        """The difference to add to the crop's picture (0 away from the mask), or the new crop as a cover."""
+    def finish(self, track: FaceTrack, view: View) -> Answer | None:
+        """The difference to add to the crop's picture, or the new crop as a cover."""
         if not self._runs:
             return None
-        if track.w_sum is None:
-            raise ValueError(f"track {track.track_id} has no code: encode a crop of it first")
-        w = np.asarray(track.w_sum, np.float32) / np.float32(track.w_count)
-        z = self._networks["vae_encoder"](image=crop[None])["latents"]
-        bank: Bank | None = None
-        if self._manifest.bank and not self._one_row:
-            track.bank = bank = track.bank or Bank()
-        noise = [self._noise(track, step, z.shape[1:]) for step in range(len(self._timesteps))]
-        if self.composition == "delta":
-            answer = self._delta(z, w, noise, bank, (mask, hidden))
+        w, z = track.mean_code(), self._model.encode(view.crop)
+        if self.composition == "replace":
+            conditions = {"edited": self._model.condition(w + self._dw, self._options.w_scale)}
+            out = self._denoiser.replace(track, z, lambda t: conditions, FrameInputs())
+            answer = Answer(cover=(self._model.decode(out)[0], view.mask))
         else:
-            answer = Answer(cover=(self._replace(z, w, noise, bank), mask))
-        if bank is not None:
-            bank.step_frame()
+            answer = self._delta(track, z, w, view)
+        end_frame(track)
         return answer
 
-    def _delta(
-        self, z: Array, w: Array, noise: list[Array], bank: Bank | None, masks: tuple[Array, Array | None]
-    ) -> Answer:
-        mask, hidden = masks
+    def _delta(self, track: FaceTrack, z: Array, w: Array, view: View) -> Answer:
+        if self._one_row:
+            noise = self._denoiser.noise(track, z)
 
-        def two_rows(z_t: Array, other_t: Array, t: int) -> Array:
-            codes = np.concatenate([w, w + self._dw])
-            x0 = self._denoise(np.concatenate([z_t, other_t]), t, codes, ("source", "edited"), bank)
-            return x0[1:] - x0[:1]
+            def one_row(_: Array, other_t: Array, t: int) -> Array:
+                inputs = {"latents": other_t, "source": z, "w_plus": w, "w_edited": w + self._dw}
+                return self._networks["difference"](timestep=np.full(1, t, np.float32), **inputs)["difference"]
 
-        def one_row(_: Array, other_t: Array, t: int) -> Array:
-            inputs = {"latents": other_t, "source": z, "w_plus": w, "w_edited": w + self._dw}
-            timestep = np.full(1, t, np.float32)
-            return self._networks["difference"](timestep=timestep, **inputs)["difference"]
-
-        answer = one_row if self._one_row else two_rows
-        out = sample_difference(answer, z, self._schedule, self._timesteps, noise)
-        difference = np.zeros((3, *mask.shape), np.float32)
-        rows = columns = slice(0, z.shape[2])
-        if not self._options.whole:
-            change = np.abs(out - z).max((0, 1))
-            rows, columns = (_window(mask.max(axis), change.max(axis)) for axis in (1, 0))
-        both = np.concatenate([out, z])[:, :, rows, columns]
-        decoded = self._networks["vae_decoder"](latents=np.ascontiguousarray(both))["image"]
-        factor = mask.shape[0] // z.shape[2]
-        at = tuple(slice(s.start * factor, s.stop * factor) for s in (rows, columns))
-        np.subtract(decoded[0], decoded[1], out=difference[:, *at])
-        if hidden is None:
-            return Answer(difference)
-        picture = np.zeros_like(difference)
-        picture[:, *at] = decoded[0]
-        return Answer(difference, (picture, covered_share(difference) * np.minimum(mask, hidden)))
-
-    def _replace(self, z: Array, w: Array, noise: list[Array], bank: Bank | None) -> Array:
-        def denoiser(x: Array, t: int) -> Array:
-            return self._denoise(x, t, w + self._dw, ("edited",), bank)
-
-        start = self._schedule.add_noise(z, noise[0], self._timesteps[0])
-        grid, later = self._timesteps, noise[1:]
-        if self._spec.sampler == "ddim":
-            out = sample_ddim(denoiser, start, self._schedule, grid)
-        elif self._spec.sampler == "tcd":
-            out = sample_tcd(denoiser, start, self._schedule, grid, later)
+            out = sample_difference(one_row, z, self._model.schedule, self._timesteps, noise)
         else:
-            out = sample_lcm(denoiser, start, self._schedule, grid, later)
-        return np.asarray(self._networks["vae_decoder"](latents=out)["image"][0])
-
-    def _denoise(self, x: Array, t: int, codes: Array, branches: tuple[str, ...], bank: Bank | None) -> Array:
-        network = self._networks["denoiser"]
-        inputs: dict[str, Any] = {
-            "latents": np.ascontiguousarray(x, np.float32),
-            "timestep": np.full(len(x), t, np.float32),
-            "w_plus": codes,
-            "w_scale": np.full(len(x), self._options.w_scale, np.float32),
-        }
-        rows = [(branch, t) for branch in branches]
-        if bank is not None:
-            inputs |= bank.read(rows, network.inputs, np.concatenate, _zeros)
-        elif bank_layers(network.inputs):
-            inputs |= empty_bank(network.inputs, len(x), _zeros)
-        answer = network(**inputs)
-        if bank is not None:
-            bank.write(rows, answer)
-        return np.asarray(self._schedule.to_x0(answer["v"], x, t, self._manifest.prediction), np.float32)
-
-    def _noise(self, track: FaceTrack, step: int, shape: tuple[int, ...]) -> Array:
-        """(1, C, h, w), the same for every frame of a track and step: drawn from (seed, track, step) once."""
-        if step not in track.noise:
-            drawn = np.random.default_rng((self._spec.seed, track.track_id, step)).standard_normal(shape)
-            track.noise[step] = drawn.astype(np.float32)[None]
-        return track.noise[step]
-
-
-def _window(used: Array, changed: Array) -> slice:
-    """The span of latents to decode, for a mask's largest values by row or column (n,) and the latents' changes (m,): where
-    both meet, each grown by what a pixel sees around it.
-    """
-    masked = np.flatnonzero(used > LEAST_SHARE) * len(changed) // len(used)
-    moved = np.flatnonzero(changed > LEAST_CHANGE)
-    if not len(masked) or not len(moved):
-        return slice(0, 1)
-    first = max(0, int(masked[0]) - HALO, int(moved[0]) - REACH)
-    last = min(len(changed) - 1, int(masked[-1]) + HALO, int(moved[-1]) + REACH)
-    return slice(first, last + 1) if first <= last else slice(0, 1)
-
-
-def covered_share(difference: Array) -> Array:
-    """(S, S) in [0, 1]: how far a difference (3, S, S) is so strong that something new stands there; gaps are closed."""
-    strength = np.abs(difference).max(0)
-    share = np.clip((strength - COVERS_FROM) / (COVERS_WHOLLY - COVERS_FROM), 0.0, 1.0).astype(np.float32)
-    side = max(3, round(CLOSE_SHARE * len(share)) | 1)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    closed = cv2.morphologyEx(share, cv2.MORPH_CLOSE, kernel)
-    return np.minimum(cv2.GaussianBlur(closed, (0, 0), SOFT_SHARE * len(share)), np.float32(1.0))
+            scale = self._options.w_scale
+            conditions = {
+                "source": self._model.condition(w, scale),
+                "edited": self._model.condition(w + self._dw, scale),
+            }
+            out = self._denoiser.difference(track, z, lambda t: conditions, FrameInputs())
+        whole = bool(self._options.whole)
+        difference, picture = decode_difference(self._model.decode, z, out, view.mask, whole=whole)
+        if view.hidden is None:
+            return Answer(difference)
+        return Answer(difference, (picture, covered_share(difference) * np.minimum(view.mask, view.hidden)))
 
 
 def _one_row(spec: EditSpec, manifest: Manifest) -> bool:
     """Whether the difference comes in one row. Raises EditError where that is wanted of a bundle that cannot."""
-    rows = Options.of(spec.options).rows
+    rows = read_options(Options, spec).rows
     if rows == 1 and "difference" not in manifest.networks:
         raise EditError(
             f"bundle {manifest.name} has no network 'difference': leave out the option rows, or give rows=2"
@@ -270,8 +176,32 @@ def _composition(spec: EditSpec, active: list[AttributeEdit]) -> str:
     return "replace" if any(edit.composition == "replace" for edit in active) else "delta"
 
 
-def _zeros(shape: tuple[int, ...]) -> Array:
-    return np.zeros(shape, np.float32)
+class _Families:
+    """The method, by what the bundle's denoiser is."""
+
+    def is_active(self, spec: EditSpec) -> bool:
+        """With an edit whose strength is not 0, or a prompt."""
+        return bool(spec.active or spec.prompt) and spec.strength != 0.0
+
+    def networks(self, spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """Of the family's."""
+        return self._of(manifest).networks(spec, manifest)
+
+    def in_order(self, spec: EditSpec, manifest: Manifest) -> bool:
+        """As the family does it."""
+        return self._of(manifest).in_order(spec, manifest)
+
+    def regions(self, spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """Of the edits."""
+        return self._of(manifest).regions(spec, manifest)
+
+    def __call__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> Method:
+        """Bind it. Raises EditError for a prompt where no network reads text."""
+        return self._of(bundle.manifest)(spec, bundle, networks)
+
+    @staticmethod
+    def _of(manifest: Manifest) -> type[WPlus] | type[WPlusAdapter]:
+        return WPlusAdapter if "unet" in manifest.networks else WPlus
 
 
-METHOD = WPlus
+METHOD = _Families()

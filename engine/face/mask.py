@@ -184,6 +184,10 @@ class FaceMasks:
     def _head(self) -> Array:
         return np.asarray(np.clip(self._p[FACE] + self._hair(), 0.0, 1.0), np.float32)
 
+    def _portrait(self) -> Array:
+        """The person, without the background."""
+        return np.asarray(1.0 - self._p[BACKGROUND], np.float32)
+
     def _locks(self) -> Array:
         """The hair, and where it may fall over the face: all of it but its middle from the eyes down."""
         inner = np.concatenate([self._points[36:48], self._points[[3, 5, 8, 11, 13]], self._points[27:36]])
@@ -235,6 +239,7 @@ _REGIONS: dict[str, Callable[[FaceMasks], Array]] = {
     "glasses": FaceMasks._glasses,
     "lower_face": FaceMasks._lower_face,
     "head": FaceMasks._head,
+    "portrait": FaceMasks._portrait,
     "all": FaceMasks._all,
     "locks": FaceMasks._locks,
     "lips": FaceMasks._lips,

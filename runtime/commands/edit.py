@@ -27,11 +27,23 @@ def edit(
         typer.Option("--option", metavar="KEY=VALUE", help="An option of the method.", rich_help_panel=WHAT),
     ] = None,
     bundle: Annotated[str, typer.Option(help="A bundle's name or folder.", rich_help_panel=WHAT)] = "tiny",
-    strength: Annotated[
-        float | None, typer.Option(help="Share of the noise schedule, above 0 to 1.", rich_help_panel=WHAT)
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="What to make of it, for methods that read text.", rich_help_panel=WHAT)
+    ] = "",
+    negative_prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="What not to make of it.", rich_help_panel=WHAT)
+    ] = "",
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How closely the prompt is followed, 0 to 30.", rich_help_panel=WHAT)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to 8.", rich_help_panel=WHAT)] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Share of the noise schedule, 0 to 1.", rich_help_panel=WHAT)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to 50.", rich_help_panel=WHAT)] = None,
     seed: Annotated[int, typer.Option(help="Of the fixed noise.", rich_help_panel=WHAT)] = 0,
+    crop_size: Annotated[
+        int | None, typer.Option(metavar="PX", help="Of the networks' crop, a multiple of 8.", rich_help_panel=WHAT)
+    ] = None,
     faces: Annotated[str, typer.Option(metavar="largest|all|N", help="Which faces.", rich_help_panel=WHAT)] = "largest",
     region: Annotated[
         str | None, typer.Option(help="Only there: face, skin, hair, mouth, ...", rich_help_panel=WHAT)
@@ -68,11 +80,15 @@ def edit(
     from mien.runtime.edit_run import plan, run
     from mien.runtime.edit_video import VideoJob
 
-    if not edits:
-        raise EditError("nothing to edit: give --edit NAME=STRENGTH, mien edits list shows the names")
+    if not edits and not prompt:
+        raise EditError("nothing to edit: give --edit NAME=STRENGTH (mien edits list shows the names), or --prompt")
     spec = EditSpec(
         method=method,
-        edits=tuple(parse_edit(text) for text in edits),
+        edits=tuple(parse_edit(text) for text in edits or ()),
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        guidance_scale=guidance_scale,
+        crop_px=crop_size,
         options=tuple(_parse_option(text) for text in options or ()),
         strength=strength,
         num_steps=edit_request.check_steps(steps),
@@ -102,12 +118,11 @@ def edit(
         typer.echo(line)
 
 
-def _parse_option(text: str) -> tuple[str, float]:
+def _parse_option(text: str) -> tuple[str, float | str]:
     key, sign, value = text.partition("=")
+    if not key or not sign:
+        raise EditError(f"--option {text!r} is not KEY=VALUE, for example w_scale=1.0")
     try:
-        number = float(value)
+        return key, float(value)
     except ValueError:
-        number = float("nan")
-    if not key or not sign or number != number:
-        raise EditError(f"--option {text!r} is not KEY=NUMBER, for example w_scale=1.0")
-    return key, number
+        return key, value

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mien.engine.bank import Bank, bank_layers
+from mien.engine.bank import Bank, Held, bank_layers
 from mien.engine.errors import ShapeError
 from mien.engine.types import TensorSpec
 
@@ -68,3 +68,26 @@ def test_unequal_rows_are_refused() -> None:
     bank.step_frame()
     with pytest.raises(ShapeError):
         read(bank)
+
+
+def test_frames_and_layers_may_be_chosen() -> None:
+    bank = Bank()
+    for frame in (0, 1, 2):
+        bank.write(ROWS, answer(frame))
+        bank.step_frame()
+
+    def chosen(*frames: Held) -> list[float]:
+        got = bank.read(ROWS[:1], INPUTS, np.concatenate, zeros, frames, layers=(10,))
+        assert got["bank_k_0"].shape == (1, 0, C), "a layer that was not asked for reads nothing"
+        return [float(v) for v in got["bank_k_10"][0, ::N, 0]]
+
+    assert chosen("anchor") == [0.0] and chosen("previous") == [20.0] and chosen("anchor", "previous") == [0.0, 20.0]
+
+
+def test_the_second_frame_has_one_frame_behind_it() -> None:
+    bank = Bank()
+    bank.write(ROWS, answer(7))
+    bank.step_frame()
+    for frames in (("anchor",), ("previous",), ("anchor", "previous")):
+        got = bank.read(ROWS[:1], INPUTS, np.concatenate, zeros, frames)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(got["bank_v_0"][0, :, 0], [70.0] * N)

@@ -10,7 +10,7 @@ import pytest
 
 from mien.engine.clock import Clock
 from mien.engine.compose import FaceEdit, FaceMemory, Placement
-from mien.engine.edits import Answer
+from mien.engine.edits import Answer, View
 from mien.engine.face.align import ffhq_quad
 from mien.engine.manifest import AttributeEdit
 from mien.engine.spec import EditSpec
@@ -32,8 +32,8 @@ class Method:
     def encode(self, track: FaceTrack, crop: Array) -> None:
         raise AssertionError("no code is wanted")
 
-    def finish(self, track: FaceTrack, crop: Array, mask: Array, hidden: Array | None = None) -> Answer:
-        self.hidden = hidden
+    def finish(self, track: FaceTrack, view: View) -> Answer:
+        self.hidden = hidden = view.hidden
         share: Array = np.zeros((SIZE, SIZE), np.float32)
         share[24:40, 24:40] = 1.0
         black = np.full((3, SIZE, SIZE), -1.0, np.float32)
@@ -45,7 +45,7 @@ def edited(
 ) -> tuple[Frame, Array, Method]:
     method = Method()
     edit = AttributeEdit(**{f: getattr(EDIT, f) for f in EDIT.__slots__} | {"hides": hides})
-    made = FaceEdit(EditSpec(edits=(("a", 1.0),), blend=blend), {"a": edit}, method, parser, SIZE, Clock())
+    made = FaceEdit(EditSpec(edits=(("a", 1.0),), blend=blend), {"a": edit}, method, ("face",), parser, SIZE, Clock())
     place = Placement(1, ffhq_quad(face), face, weight)
     job = made.begin(frame, place, FaceMemory(FaceTrack(1)))
     assert job is not None

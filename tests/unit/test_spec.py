@@ -41,7 +41,7 @@ def test_unknown_key_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"strength": 0.0},
+        {"strength": -0.01},
         {"strength": 1.01},
         {"strength": math.nan},
         {"strength": "much"},
@@ -66,6 +66,12 @@ def test_unknown_key_names_the_nearest() -> None:
         {"edits": 3},
         {"edits": [("smile", True)]},
         {"prompt": 3},
+        {"negative_prompt": None},
+        {"guidance_scale": -1.0},
+        {"guidance_scale": 31.0},
+        {"crop_px": 500},
+        {"crop_px": 32},
+        {"options": [("rows", math.nan)]},
     ],
 )
 def test_refuses_and_never_clamps(values: dict[str, object]) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 
-from mien.engine.edits.wplus import HALO, REACH, WPlus, covered_share
+from mien.engine.bundle import Bundle
+from mien.engine.difference import HALO, REACH, covered_share
+from mien.engine.edits import View
+from mien.engine.edits.wplus import WPlus
 from mien.engine.errors import EditError
 from mien.engine.manifest import AttributeEdit, BankLayer, Manifest, NetworkSpec, ScheduleSpec
 from mien.engine.schedule import Schedule, even_timesteps
@@ -24,6 +28,14 @@ MANIFEST = Manifest(
     "v_prediction", (), 1, {}, {"a": EDIT}, None, {},
 )  # fmt: skip
 CROP: Array = np.random.default_rng(0).uniform(-1, 1, (3, PX, PX)).astype(np.float32)
+
+
+def bundle(manifest: Manifest, direction: float = 0.5) -> Bundle:
+    return Bundle(Path("."), manifest, "", {"a": np.full((12, 64), direction, np.float32)})
+
+
+def view(mask: Array, hidden: Array | None = None) -> View:
+    return View(CROP, mask, np.zeros((68, 2)), hidden)
 
 
 def decode(latents: Array) -> Array:
@@ -69,8 +81,8 @@ class Networks(dict[str, Any]):
 
 def finish(mask: Array) -> tuple[Array, Networks]:
     networks = Networks()
-    method = WPlus(EditSpec(edits=(("a", 1.0),)), MANIFEST, {"a": np.full((12, 64), 0.5, np.float32)}, networks)
-    out = method.finish(FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1), CROP, mask)
+    method = WPlus(EditSpec(edits=(("a", 1.0),)), bundle(MANIFEST), networks)
+    out = method.finish(FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1), view(mask))
     assert out is not None and out.difference is not None and out.cover is None
     return out.difference, networks
 
@@ -135,9 +147,9 @@ def one_row(strength: float, steps: int) -> Array:
     assert WPlus.networks(spec, ONE_ROW) == ("w_encoder", "vae_encoder", "vae_decoder", "difference")
     networks = Networks()
     del networks["denoiser"]
-    method = WPlus(spec, ONE_ROW, {"a": np.full((12, 64), 0.5, np.float32)}, networks)
+    method = WPlus(spec, bundle(ONE_ROW), networks)
     out = method.finish(
-        FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1), CROP, np.ones((PX, PX), np.float32)
+        FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1), view(np.ones((PX, PX), np.float32))
     )
     assert out is not None and out.difference is not None
     return out.difference
@@ -184,10 +196,10 @@ def test_where_something_new_stands_the_source_is_covered() -> None:
 
 def test_the_cover_is_the_decoded_answer_within_its_region() -> None:
     networks = Networks()
-    method = WPlus(EditSpec(edits=(("a", 1.0),)), MANIFEST, {"a": np.full((12, 64), 4.0, np.float32)}, networks)
+    method = WPlus(EditSpec(edits=(("a", 1.0),)), bundle(MANIFEST, 4.0), networks)
     hidden, mask = blob(40, 40, 120, 120), blob(0, 0, PX, PX)
     track = FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1)
-    out = method.finish(track, CROP, mask, hidden)
+    out = method.finish(track, view(mask, hidden))
     assert out is not None and out.difference is not None and out.cover is not None
     picture, share = out.cover
     np.testing.assert_allclose(share, covered_share(out.difference) * hidden)

@@ -1,0 +1,25 @@
+"""The family of the embedded bundle: a denoiser that is told W+ codes and nothing else."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mien.engine.latent_model import Condition, LatentModel
+from mien.engine.types import Array
+
+CODE_PX = 128
+
+
+class Embedded(LatentModel):
+    """Networks w_encoder, vae_encoder, vae_decoder, denoiser."""
+
+    def code(self, crop: Array) -> Array:
+        """The W+ code (1, N, D) of a crop (3, S, S)."""
+        small = cv2.resize(crop.transpose(1, 2, 0), (CODE_PX, CODE_PX), interpolation=cv2.INTER_AREA)
+        image = np.ascontiguousarray(small.transpose(2, 0, 1)[None], np.float32)
+        return self._networks["w_encoder"](image=image)["w_plus"]
+
+    def condition(self, w: Array, w_scale: float = 1.0) -> Condition:
+        """Of a code (1, N, D). w_scale: weight of its tokens."""
+        return Condition({"w_plus": np.asarray(w, np.float32), "w_scale": np.full(1, w_scale, np.float32)})

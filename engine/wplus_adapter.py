@@ -1,0 +1,122 @@
+"""W+ editing over an SD1.5-class UNet with the W+ Adapter (Li et al. 2024), as method `wplus` does it for such a bundle.
+
+The code of a face is averaged over its frames, a direction is added to it, and the crop is noised to half of the schedule and
+denoised under text and code; frames without a face are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mien.engine.backend import Network
+from mien.engine.bank import EXTENDED, OWN
+from mien.engine.bundle import Bundle
+from mien.engine.edits import edited_regions, read_options
+from mien.engine.errors import EditError
+from mien.engine.guidance import cfg_weights
+from mien.engine.latent_model import Condition
+from mien.engine.manifest import Manifest
+from mien.engine.prompt_edit import NETWORKS, PromptEdit, Recipe, bind_model, guidance_scale, require
+from mien.engine.spec import EditSpec
+from mien.engine.types import Array, FaceTrack
+
+ADAPTER_NETWORKS = ("w_encoder", "w_projection")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """w_scale: lambda, the weight of the code's tokens, 0 to 2. w_delay: share of the steps that run before they count; the
+    publication has 0.2 for pictures made from noise. extended: 1 lets self-attention see the first and the previous frame
+    too, 0 the frame alone. source_prompt: what the source shows, for the `delta` composition.
+    """
+
+    w_scale: float = 1.0
+    w_delay: float = 0.0
+    extended: float = 0
+    source_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        for name, high in (("w_scale", 2.0), ("w_delay", 1.0)):
+            if not 0.0 <= getattr(self, name) <= high:
+                raise EditError(f"{name} is {getattr(self, name):g}; accepted: 0 to {high:g}")
+        if self.extended not in (0, 1):
+            raise EditError(f"extended is {self.extended:g}; accepted: 0, 1")
+
+
+class WPlusAdapter(PromptEdit):
+    """The method; see the file's first lines."""
+
+    @staticmethod
+    def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """A UNet with the adapter."""
+        read_options(Options, spec)
+        return require(spec, manifest, (*NETWORKS, *ADAPTER_NETWORKS))
+
+    @staticmethod
+    def in_order(spec: EditSpec, manifest: Manifest) -> bool:
+        """Where a frame reads the ones before it."""
+        return bool(read_options(Options, spec).extended)
+
+    @staticmethod
+    def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """Those of the edits; the head where there is only a prompt."""
+        return edited_regions(spec, manifest) or ("head",)
+
+    def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
+        self._options, self._scale = read_options(Options, spec), guidance_scale(spec, bundle.manifest)
+        model = bind_model(bundle, networks)
+        self._dw = direction(spec, bundle)
+        texts = {"text": spec.prompt, "none": spec.negative_prompt, "source": self._options.source_prompt}
+        self._texts = {name: model.text(text) for name, text in texts.items()}
+        recipe = Recipe(
+            cfg_weights(self._scale),
+            {"source": 1.0},
+            self._conditions,
+            policy=EXTENDED if self._options.extended else OWN,
+        )
+        super().__init__(spec, bundle.manifest, model, recipe)
+        self._late = self._timesteps[min(round(self._options.w_delay * len(self._timesteps)), len(self._timesteps) - 1)]
+
+    def wants_code(self) -> bool:
+        """Always."""
+        return True
+
+    def encode(self, track: FaceTrack, crop: Array) -> None:
+        """Add a crop's code to the track's mean."""
+        track.add_code(self._model.code(crop))
+
+    def _conditions(self, track: FaceTrack, t: float) -> dict[str, Condition]:
+        kept = track.memory.get("conditions")
+        if kept is None or kept[0] != track.w_count:
+            kept = track.memory["conditions"] = (track.w_count, self._made(track.mean_code()))
+        conditions: dict[str, Condition] = kept[1]
+        if t <= self._late:
+            return conditions
+        return {name: _without_code(condition) for name, condition in conditions.items()}
+
+    def _made(self, w: Array) -> dict[str, Condition]:
+        codes = {"text": w + self._dw, "none": None, "source": w}
+        return {
+            name: self._model.condition(self._texts[name], code, self._options.w_scale, self._scale - 1)
+            for name, code in codes.items()
+        }
+
+
+def direction(spec: EditSpec, bundle: Bundle) -> Array:
+    """What the active edits add to a code, (1, N, D); 0 without any."""
+    edits = [(bundle.edit(name), strength) for name, strength in spec.active]
+    parts = [
+        np.float32(strength * edit.gain) * bundle.directions[edit.direction]
+        for edit, strength in edits
+        if edit.direction is not None
+    ]
+    return np.asarray(sum(parts, start=np.zeros((1, 1, 1), np.float32)), np.float32)
+
+
+def _without_code(condition: Condition) -> Condition:
+    inputs = dict(condition.inputs)
+    inputs["w_scale"] = np.zeros_like(inputs["w_scale"])
+    return Condition(inputs, condition.sees_image, condition.control)

@@ -1,0 +1,234 @@
+"""The methods over an imported miniature bundle: every one runs, streaming equals batch, same seed same result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from mien.engine import edits as methods  # noqa: E402
+from mien.engine.bundle import Bundle  # noqa: E402
+from mien.engine.checkpoints.importing import import_bundle  # noqa: E402
+from mien.engine.checkpoints.sources import Settings, Sources  # noqa: E402
+from mien.engine.config import EngineConfig  # noqa: E402
+from mien.engine.editor import Editor  # noqa: E402
+from mien.engine.edits import View  # noqa: E402
+from mien.engine.errors import EditError  # noqa: E402
+from mien.engine.spec import EditSpec  # noqa: E402
+from mien.engine.types import Array, FaceTrack, Frame  # noqa: E402
+from tests import published  # noqa: E402
+
+PX, FRAMES = 128, 4
+PROMPT = EditSpec(prompt="a superhero", num_steps=2, guidance_scale=2.0)
+CASES: dict[str, tuple[str, EditSpec]] = {
+    "wplus": ("plain", replace(PROMPT, method="wplus", edits=(("age", 2.0),))),
+    "wplus extended": ("plain", replace(PROMPT, method="wplus", edits=(("age", 2.0),), options=(("extended", 1.0),))),
+    "wplus delayed": ("plain", replace(PROMPT, method="wplus", edits=(("age", 2.0),), options=(("w_delay", 0.5),))),
+    "controlnet": ("plain", replace(PROMPT, method="controlnet", options=(("control", "canny"),))),
+    "instruct_pix2pix": ("instruct", replace(PROMPT, method="instruct_pix2pix")),
+    "text2video_zero": ("plain", replace(PROMPT, method="text2video_zero")),
+    "text2video_zero canny": ("plain", replace(PROMPT, method="text2video_zero", options=(("control", "canny"),))),
+    "text2video_zero instruct": ("instruct", replace(PROMPT, method="text2video_zero")),
+    "pix2video": ("plain", replace(PROMPT, method="pix2video")),
+    "pix2video depth": ("depth", replace(PROMPT, method="pix2video")),
+}
+BOTH = pytest.mark.parametrize("composition", ["replace", "delta"])
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bundle, dict[str, Any]]]:
+    """Bundles by kind, each with its networks loaded."""
+    root = tmp_path_factory.mktemp("published")
+    settings = Settings(sampling="lcm_lora", prediction=None, crop_px=PX, licences={})
+    plain = Sources(
+        unet=published.write_repository(root / "sd15"),
+        wplus=published.write_wplus(root),
+        e4e=published.write_e4e(root),
+        controlnet=published.write_controlnet(root / "controlnet"),
+        directions=(published.write_directions(root / "w_direction"),),
+    )
+    sources = {
+        "plain": plain,
+        "instruct": Sources(unet=published.write_repository(root / "ip2p", in_channels=8)),
+        "depth": Sources(
+            unet=published.write_repository(root / "depth", in_channels=5),
+            depth=published.write_depth(root / "depth.onnx"),
+        ),
+    }
+    config, out = EngineConfig(threads=1), {}
+    for kind, parts in sources.items():
+        bundle = import_bundle(kind, parts, settings, root / "bundles").bundle
+        backends = {"onnx": "onnxruntime", "safetensors": "torch"}
+        out[kind] = (
+            bundle,
+            {name: bundle.load(name, backends[spec.format], config) for name, spec in bundle.networks.items()},
+        )
+    return out
+
+
+def views(count: int = FRAMES) -> list[View]:
+    """A picture that moves."""
+    rng = np.random.default_rng(3)
+    wide: Array = rng.uniform(-1, 1, (3, 12, 12)).astype(np.float32).repeat(16, 1).repeat(16, 2)
+    mask: Array = np.zeros((PX, PX), np.float32)
+    mask[16:-16, 16:-16] = 1.0
+    points = rng.uniform(40, 90, (68, 2))
+    return [View(np.ascontiguousarray(wide[:, 4 * i : 4 * i + PX, :PX]), mask, points) for i in range(count)]
+
+
+def bound(case: str, bundles: Any, **changes: Any) -> Any:
+    kind, spec = CASES[case]
+    bundle, networks = bundles[kind]
+    spec = replace(spec, **changes)
+    method = methods.load(spec.method)
+    wanted = (*method.networks(spec, bundle.manifest), "parser")
+    return method(spec, bundle, {name: networks[name] for name in wanted})
+
+
+def run(method: Any, frames: list[View], track: FaceTrack | None = None) -> list[Array]:
+    """What each frame gets: the new crop, or the difference."""
+    track = track or FaceTrack(7)
+    if method.wants_code() and not track.w_count:
+        method.encode(track, frames[0].crop)
+    out = []
+    for view in frames:
+        answer = method.finish(track, view)
+        picture = answer.difference if answer.difference is not None else answer.cover[0]
+        assert picture.shape == (3, PX, PX) and np.isfinite(picture).all()
+        out.append(picture)
+    return out
+
+
+@BOTH
+@pytest.mark.parametrize("case", list(CASES))
+def test_every_method_runs_and_depends_on_the_seed_alone(case: str, composition: str, bundles: Any) -> None:
+    first = run(bound(case, bundles, composition=composition), views(3))
+    again = run(bound(case, bundles, composition=composition), views(3))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    other = run(bound(case, bundles, composition=composition, seed=1), views(3))
+    assert max(np.abs(a - b).max() for a, b in zip(first, other, strict=True)) > 1e-3
+    prompted = run(bound(case, bundles, composition=composition, prompt="a robot"), views(3))
+    assert max(np.abs(a - b).max() for a, b in zip(first, prompted, strict=True)) > 1e-4, "the prompt is read"
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_clip_in_pieces_is_the_clip(case: str, bundles: Any) -> None:
+    frames = views()
+    whole, track, pieces = run(bound(case, bundles), frames), FaceTrack(7), list[Array]()
+    method = bound(case, bundles)
+    if method.wants_code():
+        method.encode(track, frames[0].crop)
+    for part in (frames[:1], frames[1:3], frames[3:]):
+        pieces += run(method, part, track)
+    assert len(pieces) == len(whole) == FRAMES
+    for a, b in zip(whole, pieces, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c not in ("wplus extended", "pix2video", "pix2video depth")])
+def test_frames_know_of_the_first_frame_at_most(case: str, bundles: Any) -> None:
+    """Frame by frame equals any chunks that begin with the first: what lies between leaves no trace."""
+    frames = views()
+    whole, skipped = run(bound(case, bundles), frames), run(bound(case, bundles), [frames[0], frames[3]])
+    np.testing.assert_allclose(whole[3], skipped[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_and_the_previous_frame_are_seen(bundles: Any) -> None:
+    frames = views()
+    for case in ("pix2video", "wplus extended"):
+        whole = run(bound(case, bundles), frames)
+        without_first = run(bound(case, bundles), frames[1:])
+        without_previous = run(bound(case, bundles), [frames[0], frames[1], frames[3]])
+        assert np.abs(whole[3] - without_first[2]).max() > 1e-4, case
+        assert np.abs(whole[3] - without_previous[2]).max() > 1e-4, case
+    anchored = run(bound("text2video_zero", bundles), frames)
+    assert np.abs(anchored[3] - run(bound("text2video_zero", bundles), frames[1:])[2]).max() > 1e-4
+
+
+def test_the_guided_update_pulls_a_frame_towards_the_one_before(bundles: Any) -> None:
+    frames = views(2)
+    options = {"strength": 0.9, "num_steps": 4}
+    with_it = run(bound("pix2video", bundles, **options), frames)
+    without = run(bound("pix2video", bundles, options=(("guided_update", 0.0),), **options), frames)
+    np.testing.assert_allclose(with_it[0], without[0], atol=1e-6)
+    assert np.abs(with_it[1] - without[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_strength_0_and_missing_networks(case: str, bundles: Any) -> None:
+    kind, spec = CASES[case]
+    bundle, _ = bundles[kind]
+    editor = Editor(bundle, spec=replace(spec, strength=0.0))
+    assert not editor.active
+    y, u, v = (np.zeros((side, side), np.uint8) for side in (64, 32, 32))
+    frame = Frame((y, u, v), "yuv420p", "bt601", "limited", 0, 0, Fraction(1, 30))
+    assert next(iter(editor.run([frame]))) is frame
+    with pytest.raises(EditError, match="needs the network|reads no prompts"):
+        methods.load(spec.method).networks(spec, Bundle.open("tiny").manifest)
+
+
+def test_instructions_need_their_own_unet(bundles: Any) -> None:
+    manifest = bundles["plain"][0].manifest
+    with pytest.raises(EditError, match="reads 4 channels, InstructPix2Pix's reads 8"):
+        methods.load("instruct_pix2pix").networks(CASES["instruct_pix2pix"][1], manifest)
+
+
+def test_the_edit_of_a_code_moves_the_picture(bundles: Any) -> None:
+    frames = views(1)
+    pictures = [run(bound("wplus", bundles, edits=(("age", s),)), frames)[0] for s in (0.5, 2.0)]
+    assert np.abs(pictures[0] - pictures[1]).max() > 1e-4
+    delayed = run(bound("wplus delayed", bundles), frames)[0]
+    assert np.abs(delayed - run(bound("wplus", bundles), frames)[0]).max() > 1e-5
+
+
+def test_a_toy_method_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy.py").write_text(TOY)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    assert "toy" in methods.names()
+    assert methods.load("toy").is_active(EditSpec(method="toy", prompt="x"))
+
+
+TOY = '''"""Inverts the crop."""
+from mien.engine.edits import Answer
+
+
+class Toy:
+    @staticmethod
+    def is_active(spec):
+        return True
+
+    @staticmethod
+    def networks(spec, manifest):
+        return ()
+
+    @staticmethod
+    def in_order(spec, manifest):
+        return False
+
+    @staticmethod
+    def regions(spec, manifest):
+        return ("face",)
+
+    def __init__(self, spec, bundle, networks):
+        pass
+
+    def wants_code(self):
+        return False
+
+    def encode(self, track, crop):
+        raise AssertionError
+
+    def finish(self, track, view):
+        return Answer(cover=(-view.crop, view.mask))
+
+
+METHOD = Toy
+'''
