@@ -79,6 +79,16 @@ def degrade(picture: Array, rng: Rng) -> Array:
     return picture
 
 
+def far_away(picture: Array, rng: Rng) -> Array:
+    """A picture as a camera gives it that is far from it: few pixels, coded, enlarged again. uint8 in and out."""
+    height, width = picture.shape[:2]
+    k = float(rng.uniform(28, 80)) / width
+    small = cv2.resize(picture, (round(width * k), round(height * k)), interpolation=cv2.INTER_AREA)
+    _, code = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 85))])
+    small = np.asarray(cv2.imdecode(code, cv2.IMREAD_UNCHANGED), np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 def texture(height: int, width: int, rng: Rng, channels: int = 3) -> Array:
     """A picture with no face in it: gradients, smooth or coarse noise, stripes, edges, (H, W, channels) uint8."""
     kind = rng.integers(5)

@@ -17,7 +17,7 @@ from mien.export.tiny.paint import EDITS
 T_MIN, T_MAX = 80, 640
 T_USUAL = (150, 420)
 SHOWN = 12
-EVEN_SHARE = 0.4
+EVEN_SHARE = 0.15
 VALIDATED = (*EDITS, "combined")  # the entries that are validated, the last of them several edits at once
 
 

@@ -21,6 +21,7 @@ from mien.export.tiny.teachers import MESH_TO_68, OVAL
 BATCH, NEGATIVES = 20, 4
 CROP_RATIO = 1.6
 HEAT_SIGMA_PX = 4.0
+FAR_SHARE = 0.25
 MIRROR = np.array(
     [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31]
     + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
@@ -64,8 +65,7 @@ class Heads:
             picture = augment.paste(augment.shadow(picture, mask, rng), mask, fill, rng)
         if rng.random() < 0.5:
             picture, points = picture[:, ::-1], (points * [-1, 1] + [INPUT_PX - 1, 0])[MIRROR]
-        picture = augment.colour(np.ascontiguousarray(picture), rng)
-        return augment.degrade(picture, rng), points
+        return seen(np.ascontiguousarray(picture), rng), points
 
     def negative(self, i: int, rng: np.random.Generator) -> Array:
         """A crop (128, 128, 3) uint8 whose landmarks nobody should trust."""
@@ -78,7 +78,7 @@ class Heads:
             )
             cover = cv2.warpAffine(soft, at, (INPUT_PX, INPUT_PX)) * float(rng.uniform(0.6, 1.0))
             tinted = cv2.warpAffine(print_, at, (INPUT_PX, INPUT_PX))[..., None] * rng.uniform(0.7, 1.0, 3)
-            return augment.degrade(augment.colour(augment.paste(ground, cover, tinted, rng), rng), rng)
+            return seen(augment.paste(ground, cover, tinted, rng), rng)
         if kind < 0.3:
             return augment.degrade(augment.texture(INPUT_PX, INPUT_PX, rng), rng)
         centre, side, roll = square(self.points[i])
@@ -112,7 +112,7 @@ class Heads:
             order = np.roll(rng.permutation(n * n), 1)
             rows = [np.concatenate([tiles[order[y * n + x]] for x in range(n)], 1) for y in range(n)]
             crop = cv2.resize(np.concatenate(rows, 0), (INPUT_PX, INPUT_PX))
-        return augment.degrade(augment.colour(np.ascontiguousarray(crop), rng), rng)
+        return seen(np.ascontiguousarray(crop), rng)
 
     def batch(self, rng: np.random.Generator) -> dict[str, Array]:
         """BATCH crops, the last NEGATIVES of them without a face."""
@@ -121,6 +121,12 @@ class Heads:
             self.negative(int(i), rng) for i in rng.integers(0, len(self.points), NEGATIVES)
         ]
         return {"image": np.stack(pictures), "points": np.stack([p for _, p in made]).astype(np.float32)}
+
+
+def seen(crop: Array, rng: np.random.Generator) -> Array:
+    """A crop (H, W, 3) uint8 in another light, through a camera that may be far from it."""
+    crop = augment.colour(crop, rng)
+    return augment.far_away(crop, rng) if rng.random() < FAR_SHARE else augment.degrade(crop, rng)
 
 
 def as_input(pictures: Tensor) -> Tensor:
