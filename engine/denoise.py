@@ -14,8 +14,9 @@ from functools import partial
 import numpy as np
 
 from mien.engine.bank import OWN, Bank, Policy
-from mien.engine.guidance import blend_step, guide_step, mix
+from mien.engine.guidance import ResidualKind, blend_step, guide_step, mix, residual_cfg
 from mien.engine.latent_model import Condition, FrameInputs, LatentModel
+from mien.engine.motion import MotionField
 from mien.engine.sampler import Step, sample_difference, sample_steps, step_lcm
 from mien.engine.types import Array, FaceTrack
 
@@ -31,7 +32,10 @@ class Wishes:
     """What a method wants done to every crop.
 
     timesteps: descending. edited, source: the rows of the edited answer and, for `delta`, of the source's. step: of
-    `replace`. guided: whether the previous frame's clean latents guide the latents after each step (Pix2Video).
+    `replace`. guided: whether the previous frame's clean latents guide the latents after each step (Pix2Video). residual: how
+    the unconditional row of `edited` is stood for in `replace` (StreamDiffusion); with another than "none" the rows must be
+    `none` and `text`. motion: pixels of a 512 px crop that a frame moves by, for frames made from noise (Text2Video-Zero);
+    smooth: whether their background is drawn to the first frame's.
     """
 
     timesteps: Sequence[float]
@@ -40,6 +44,9 @@ class Wishes:
     step: Step = step_lcm
     policy: Policy = OWN
     guided: bool = False
+    residual: ResidualKind = "none"
+    motion: tuple[float, float] | None = None
+    smooth: bool = False
     seed: int = 0
 
 
@@ -68,9 +75,19 @@ class CropDenoiser:
             step = blend_step(step, background, z, noise[0])
         if wishes.guided:
             step = guide_step(step, guided_memory(track))
-        denoiser = mix(partial(self._branches, track, conditions, frame, "edited"), wishes.edited)
-        start = schedule.add_noise(z, noise[0], wishes.timesteps[0])
-        out = sample_steps(step, denoiser, start, schedule, wishes.timesteps, noise[1:])
+        branches = partial(self._branches, track, conditions, frame, "edited")
+        denoiser = mix(branches, wishes.edited)
+        if wishes.residual != "none" and "none" in wishes.edited:
+            text, nothing = mix(branches, {"text": 1.0}), mix(branches, {"none": 1.0})
+            denoiser = residual_cfg(wishes.residual, text, nothing, schedule, z, wishes.edited["text"])
+        start, begin = schedule.add_noise(z, noise[0], wishes.timesteps[0]), 0
+        if wishes.motion is not None and len(wishes.timesteps) > 1:
+            field = MotionField.of(track, wishes.motion, wishes.timesteps)
+            step = field.recording(step, start)
+            if field.frame:
+                begin, start = field.begin(schedule, noise[0], background if wishes.smooth else None)
+            field.frame += 1
+        out = sample_steps(step, denoiser, start, schedule, wishes.timesteps[begin:], noise[begin + 1 :])
         return np.asarray(out, np.float32)
 
     def difference(self, track: FaceTrack, z: Array, conditions: Conditions, frame: FrameInputs) -> Array:

@@ -15,16 +15,41 @@ from mien.engine.denoise import CropDenoiser, Weights, Wishes, end_frame
 from mien.engine.difference import covered_share, decode_difference
 from mien.engine.edits import Answer, View
 from mien.engine.errors import EditError
+from mien.engine.guidance import RESIDUAL_KINDS
 from mien.engine.latent_model import Condition, FrameInputs
 from mien.engine.manifest import Manifest
 from mien.engine.sampler import step_of
 from mien.engine.sampling import Sampling
 from mien.engine.schedule import even_timesteps
-from mien.engine.spec import EditSpec
+from mien.engine.similarity import SimilarityFilter
+from mien.engine.spec import EditSpec, nearest
 from mien.engine.stable_diffusion import StableDiffusion
 from mien.engine.types import Array, FaceTrack
 
 NETWORKS = ("text_encoder", "context", "unet", "vae_encoder", "vae_decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class Thrift:
+    """Options of every prompted method that save work (StreamDiffusion, Kodaira et al. 2023), of `replace` alone.
+
+    residual_cfg: what stands for the unconditional row: none (it runs), self (the source, so that it never runs) or
+    initialize (it runs at the first step). similarity: cosine similarity from which a frame may take the last one's answer,
+    by chance; 0 for never.
+    """
+
+    residual_cfg: str = "none"
+    similarity: float = 0.0
+
+    def check(self) -> None:
+        """Raise EditError for a value out of range."""
+        accepted = tuple(kind for kind in RESIDUAL_KINDS if kind != "full")
+        if self.residual_cfg not in accepted:
+            raise EditError(
+                f"residual_cfg is {self.residual_cfg!r}{nearest(self.residual_cfg, accepted)}; accepted: {', '.join(accepted)}"
+            )
+        if not 0.0 <= self.similarity <= 1.0:
+            raise EditError(f"similarity is {self.similarity:g}; accepted: 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +65,9 @@ class Recipe:
     policy: Policy = OWN
     guided: bool = False
     strength: float | None = None
+    thrift: Thrift = field(default_factory=Thrift)
+    motion: tuple[float, float] | None = None
+    smooth: bool = False
 
 
 class PromptEdit:
@@ -59,8 +87,19 @@ class PromptEdit:
         else:
             timesteps = sampling.timesteps(steps, strength, total)
         self._timesteps = timesteps
+        self._seed = spec.seed
+        kind = next(kind for kind in RESIDUAL_KINDS if kind == recipe.thrift.residual_cfg)
         wishes = Wishes(
-            timesteps, recipe.edited, recipe.source, step_of(sampling), recipe.policy, recipe.guided, spec.seed
+            timesteps,
+            recipe.edited,
+            recipe.source,
+            step_of(sampling),
+            recipe.policy,
+            recipe.guided,
+            kind,
+            recipe.motion,
+            recipe.smooth,
+            spec.seed,
         )
         self._denoiser = CropDenoiser(model, wishes)
 
@@ -73,7 +112,18 @@ class PromptEdit:
         raise EditError("this method has no code")
 
     def finish(self, track: FaceTrack, view: View) -> Answer:
-        """The new crop as a cover, or the difference."""
+        """The new crop as a cover, or the difference; the last frame's for one that looks like it."""
+        if not self._recipe.thrift.similarity:
+            return self._made(track, view)
+        same = track.memory.setdefault("similar", SimilarityFilter(self._recipe.thrift.similarity, seed=self._seed))
+        if not same.reuse(view.crop):
+            track.memory["answer"] = self._made(track, view)
+        answer: Answer = track.memory["answer"]
+        if answer.cover is not None:
+            return Answer(answer.difference, (answer.cover[0], view.mask))
+        return answer
+
+    def _made(self, track: FaceTrack, view: View) -> Answer:
         z = self._model.encode(view.crop)
         frame = self._recipe.frame(view, z)
 

@@ -19,7 +19,7 @@ from mien.engine.errors import EditError
 from mien.engine.guidance import cfg_weights
 from mien.engine.latent_model import Condition
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import NETWORKS, PromptEdit, Recipe, bind_model, guidance_scale, require
+from mien.engine.prompt_edit import NETWORKS, PromptEdit, Recipe, Thrift, bind_model, guidance_scale, require
 from mien.engine.spec import EditSpec
 from mien.engine.types import Array, FaceTrack
 
@@ -27,7 +27,7 @@ ADAPTER_NETWORKS = ("w_encoder", "w_projection")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(Thrift):
     """w_scale: lambda, the weight of the code's tokens, 0 to 2. w_delay: share of the steps that run before they count; the
     publication has 0.2 for pictures made from noise. extended: 1 lets self-attention see the first and the previous frame
     too, 0 the frame alone. source_prompt: what the source shows, for the `delta` composition.
@@ -39,6 +39,7 @@ class Options:
     source_prompt: str = ""
 
     def __post_init__(self) -> None:
+        self.check()
         for name, high in (("w_scale", 2.0), ("w_delay", 1.0)):
             if not 0.0 <= getattr(self, name) <= high:
                 raise EditError(f"{name} is {getattr(self, name):g}; accepted: 0 to {high:g}")
@@ -58,7 +59,8 @@ class WPlusAdapter(PromptEdit):
     @staticmethod
     def in_order(spec: EditSpec, manifest: Manifest) -> bool:
         """Where a frame reads the ones before it."""
-        return bool(read_options(Options, spec).extended)
+        options = read_options(Options, spec)
+        return bool(options.extended or options.similarity)
 
     @staticmethod
     def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ class WPlusAdapter(PromptEdit):
             {"source": 1.0},
             self._conditions,
             policy=EXTENDED if self._options.extended else OWN,
+            thrift=self._options,
         )
         super().__init__(spec, bundle.manifest, model, recipe)
         self._late = self._timesteps[min(round(self._options.w_delay * len(self._timesteps)), len(self._timesteps) - 1)]
@@ -91,13 +94,13 @@ class WPlusAdapter(PromptEdit):
     def _conditions(self, track: FaceTrack, t: float) -> dict[str, Condition]:
         kept = track.memory.get("conditions")
         if kept is None or kept[0] != track.w_count:
-            kept = track.memory["conditions"] = (track.w_count, self._made(track.mean_code()))
+            kept = track.memory["conditions"] = (track.w_count, self._told(track.mean_code()))
         conditions: dict[str, Condition] = kept[1]
         if t <= self._late:
             return conditions
         return {name: _without_code(condition) for name, condition in conditions.items()}
 
-    def _made(self, w: Array) -> dict[str, Condition]:
+    def _told(self, w: Array) -> dict[str, Condition]:
         codes = {"text": w + self._dw, "none": None, "source": w}
         return {
             name: self._model.condition(self._texts[name], code, self._options.w_scale, self._scale - 1)

@@ -82,7 +82,8 @@ def _fill(draft: Draft, name: str, sources: Sources) -> dict[str, Any]:
     draft.notes += edits.notes
     unet = parts.read(sources.unet, "unet")
     layout = unet_layout(unet)
-    draft.notes += [_NEEDS[n] for n in (layout.in_channels,) if n in _NEEDS and (n != 5 or sources.depth is None)]
+    if layout.in_channels in _NEEDS and sources.depth is None:
+        draft.notes.append(_NEEDS[layout.in_channels])
     scheduler = scheduler_config(sources.unet)
     schedule = noise_settings.schedule_of(scheduler, f"{sources.unet}, scheduler")
     prediction = noise_settings.prediction_of(settings, scheduler, layout, str(sources.unet))

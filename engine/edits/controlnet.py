@@ -17,7 +17,16 @@ from mien.engine.errors import EditError
 from mien.engine.guidance import cfg_weights
 from mien.engine.latent_model import Condition, FrameInputs
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import NETWORKS, PromptEdit, Recipe, bind_model, guidance_scale, is_prompted, require
+from mien.engine.prompt_edit import (
+    NETWORKS,
+    PromptEdit,
+    Recipe,
+    Thrift,
+    bind_model,
+    guidance_scale,
+    is_prompted,
+    require,
+)
 from mien.engine.spec import EditSpec, nearest
 from mien.engine.stable_diffusion import StableDiffusion
 from mien.engine.types import Array
@@ -26,7 +35,7 @@ CONTROL_NETWORKS = ("control_context", "controlnet")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(Thrift):
     """control: canny, landmarks or openpose_face, as the bundle's ControlNet was trained. conditioning_scale: of its
     residuals, 0 to 2. source_prompt: what the source shows, for the `delta` composition.
     """
@@ -36,6 +45,7 @@ class Options:
     source_prompt: str = ""
 
     def __post_init__(self) -> None:
+        self.check()
         if self.control not in CONTROLS:
             raise EditError(
                 f"unknown control {self.control!r}{nearest(self.control, CONTROLS)}; accepted: {', '.join(CONTROLS)}"
@@ -60,8 +70,8 @@ class ControlNetEdit(PromptEdit):
 
     @staticmethod
     def in_order(spec: EditSpec, manifest: Manifest) -> bool:
-        """Frames do not know of each other."""
-        return False
+        """Frames do not know of each other, unless one may take the other's answer."""
+        return bool(read_options(Options, spec).similarity)
 
     @staticmethod
     def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
@@ -77,6 +87,7 @@ class ControlNetEdit(PromptEdit):
             {"source": 1.0},
             lambda track, t: conditions,
             frame=lambda view, z: controlled(options.control, view),
+            thrift=options,
         )
         super().__init__(spec, bundle.manifest, model, recipe)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from mien.engine.backend import Network
 from mien.engine.bundle import Bundle
-from mien.engine.edits import edited_regions as edited_regions
 from mien.engine.edits import read_options
 from mien.engine.errors import EditError
 from mien.engine.guidance import dual_weights
@@ -21,6 +20,7 @@ from mien.engine.prompt_edit import (
     NETWORKS,
     PromptEdit,
     Recipe,
+    Thrift,
     bind_model,
     guidance_scale,
     in_channels,
@@ -32,12 +32,13 @@ from mien.engine.stable_diffusion import StableDiffusion
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(Thrift):
     """image_guidance_scale: how closely the source is followed, 1 to 5; equal to the text's scale it costs a row less."""
 
     image_guidance_scale: float = 1.5
 
     def __post_init__(self) -> None:
+        self.check()
         if not 1.0 <= self.image_guidance_scale <= 5.0:
             raise EditError(f"image_guidance_scale is {self.image_guidance_scale:g}; accepted: 1 to 5")
 
@@ -64,8 +65,8 @@ class InstructPix2Pix(PromptEdit):
 
     @staticmethod
     def in_order(spec: EditSpec, manifest: Manifest) -> bool:
-        """Frames do not know of each other."""
-        return False
+        """Frames do not know of each other, unless one may take the other's answer."""
+        return bool(read_options(Options, spec).similarity)
 
     @staticmethod
     def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
@@ -75,13 +76,15 @@ class InstructPix2Pix(PromptEdit):
     def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
         model, scale = bind_model(bundle, networks), guidance_scale(spec, bundle.manifest)
         conditions = instructed(model, spec, scale)
-        edited = dual_weights(scale, read_options(Options, spec).image_guidance_scale)
+        options = read_options(Options, spec)
+        edited = dual_weights(scale, options.image_guidance_scale)
         recipe = Recipe(
             edited,
             {"image": 1.0},
             lambda track, t: conditions,
             frame=lambda view, z: FrameInputs(image=z),
             strength=1.0,
+            thrift=options,
         )
         super().__init__(spec, bundle.manifest, model, recipe)
 

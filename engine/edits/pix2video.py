@@ -25,6 +25,7 @@ from mien.engine.prompt_edit import (
     NETWORKS,
     PromptEdit,
     Recipe,
+    Thrift,
     bind_model,
     guidance_scale,
     in_channels,
@@ -36,13 +37,14 @@ from mien.engine.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(Thrift):
     """guided_update: 1 with the guided latent update, 0 without. source_prompt: what the source shows, for `delta`."""
 
     guided_update: float = 1
     source_prompt: str = ""
 
     def __post_init__(self) -> None:
+        self.check()
         if self.guided_update not in (0, 1):
             raise EditError(f"guided_update is {self.guided_update:g}; accepted: 0, 1")
 
@@ -84,6 +86,7 @@ class Pix2Video(PromptEdit):
             frame=_plain if depth is None else _with_depth(depth),
             policy=ANCHOR_PREVIOUS,
             guided=bool(options.guided_update),
+            thrift=options,
         )
         super().__init__(spec, bundle.manifest, model, recipe)
 

@@ -22,6 +22,7 @@ from mien.engine.prompt_edit import (
     NETWORKS,
     PromptEdit,
     Recipe,
+    Thrift,
     bind_model,
     guidance_scale,
     in_channels,
@@ -33,17 +34,23 @@ from mien.engine.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(Thrift):
     """control: the ControlNet's picture (canny, landmarks, openpose_face), "none" to go without. conditioning_scale,
-    source_prompt: as in `controlnet`. image_guidance_scale: as in `instruct_pix2pix`.
+    source_prompt: as in `controlnet`. image_guidance_scale: as in `instruct_pix2pix`. motion_x, motion_y: pixels of a 512 px
+    crop that the picture moves by from frame to frame, where frames are made from noise (motion.py); 0 for the source's own
+    motion. smooth_background: 1 draws their background to the first frame's.
     """
 
     control: str = "none"
     conditioning_scale: float = 1.0
     source_prompt: str = ""
     image_guidance_scale: float = 1.5
+    motion_x: float = 0.0
+    motion_y: float = 0.0
+    smooth_background: float = 0
 
     def __post_init__(self) -> None:
+        self.check()
         accepted = ("none", *CONTROLS)
         if self.control not in accepted:
             raise EditError(
@@ -51,6 +58,11 @@ class Options:
             )
         if not 0.0 <= self.conditioning_scale <= 2.0:
             raise EditError(f"conditioning_scale is {self.conditioning_scale:g}; accepted: 0 to 2")
+        for name in ("motion_x", "motion_y"):
+            if not -64.0 <= getattr(self, name) <= 64.0:
+                raise EditError(f"{name} is {getattr(self, name):g}; accepted: -64 to 64")
+        if self.smooth_background not in (0, 1):
+            raise EditError(f"smooth_background is {self.smooth_background:g}; accepted: 0, 1")
         if not 1.0 <= self.image_guidance_scale <= 5.0:
             raise EditError(f"image_guidance_scale is {self.image_guidance_scale:g}; accepted: 1 to 5")
 
@@ -83,6 +95,7 @@ class Text2VideoZero(PromptEdit):
         options, model = read_options(Options, spec), bind_model(bundle, networks)
         scale = guidance_scale(spec, bundle.manifest)
         instructs = in_channels(bundle.manifest) == 8
+        moves = bool(options.motion_x or options.motion_y)
 
         def frame(view: View, z: Array) -> FrameInputs:
             control = controlled(options.control, view).control if options.control != "none" else None
@@ -99,7 +112,10 @@ class Text2VideoZero(PromptEdit):
             lambda track, t: conditions,
             frame=frame,
             policy=ANCHOR,
-            strength=1.0 if instructs else None,
+            strength=1.0 if instructs or moves else None,
+            thrift=options,
+            motion=(options.motion_x, options.motion_y) if moves else None,
+            smooth=bool(options.smooth_background),
         )
         super().__init__(spec, bundle.manifest, model, recipe)
 

@@ -32,6 +32,14 @@ CASES: dict[str, tuple[str, EditSpec]] = {
     "wplus extended": ("plain", replace(PROMPT, method="wplus", edits=(("age", 2.0),), options=(("extended", 1.0),))),
     "wplus delayed": ("plain", replace(PROMPT, method="wplus", edits=(("age", 2.0),), options=(("w_delay", 0.5),))),
     "controlnet": ("plain", replace(PROMPT, method="controlnet", options=(("control", "canny"),))),
+    "controlnet residual": (
+        "plain",
+        replace(PROMPT, method="controlnet", options=(("control", "canny"), ("residual_cfg", "self"))),
+    ),
+    "text2video_zero moving": (
+        "plain",
+        replace(PROMPT, method="text2video_zero", options=(("motion_x", 64.0), ("smooth_background", 1.0))),
+    ),
     "instruct_pix2pix": ("instruct", replace(PROMPT, method="instruct_pix2pix")),
     "text2video_zero": ("plain", replace(PROMPT, method="text2video_zero")),
     "text2video_zero canny": ("plain", replace(PROMPT, method="text2video_zero", options=(("control", "canny"),))),
@@ -133,7 +141,9 @@ def test_a_clip_in_pieces_is_the_clip(case: str, bundles: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c not in ("wplus extended", "pix2video", "pix2video depth")])
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if "extended" not in c and "pix2video" not in c[:9] and "moving" not in c]
+)
 def test_frames_know_of_the_first_frame_at_most(case: str, bundles: Any) -> None:
     """Frame by frame equals any chunks that begin with the first: what lies between leaves no trace."""
     frames = views()
@@ -151,6 +161,29 @@ def test_the_first_and_the_previous_frame_are_seen(bundles: Any) -> None:
         assert np.abs(whole[3] - without_previous[2]).max() > 1e-4, case
     anchored = run(bound("text2video_zero", bundles), frames)
     assert np.abs(anchored[3] - run(bound("text2video_zero", bundles), frames[1:])[2]).max() > 1e-4
+
+
+def test_a_frame_like_the_last_one_takes_its_answer(bundles: Any) -> None:
+    frames = views(1) * 3
+    options = (("control", "canny"), ("similarity", 0.9))
+    method, seen = bound("controlnet", bundles, options=options), list[int]()
+    predict = method._model.predict
+    method._model.predict = lambda *args: (seen.append(1), predict(*args))[1]
+    pictures = run(method, frames)
+    assert len(seen) == 2, "two steps of one frame"
+    for picture in pictures[1:]:
+        np.testing.assert_array_equal(picture, pictures[0])
+    run(method, views(2), FaceTrack(8))
+    assert len(seen) == 6, "another picture is made anew"
+
+
+def test_residual_guidance_costs_a_row_less(bundles: Any) -> None:
+    for kind, rows in (("none", [2, 2]), ("self", [1, 1]), ("initialize", [1, 1, 1])):
+        method = bound("controlnet", bundles, options=(("control", "canny"), ("residual_cfg", kind)))
+        seen, predict = list[int](), method._model.predict
+        method._model.predict = lambda x, *args, seen=seen, predict=predict: (seen.append(len(x)), predict(x, *args))[1]
+        run(method, views(1))
+        assert seen == rows, kind
 
 
 def test_the_guided_update_pulls_a_frame_towards_the_one_before(bundles: Any) -> None:
