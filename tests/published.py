@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,63 @@ VAE = {"block_out_channels": [32, 32, 64, 64], "layers_per_block": 1, "latent_ch
 ALIASES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
+FILES = {
+    "repo": "sd15",
+    "single": "sd15.safetensors",
+    "ckpt": "sd15.ckpt",
+    "sd21": "sd21",
+    "encoder": "taesd_encoder.safetensors",
+    "decoder": "taesd_decoder.safetensors",
+    "wplus": "wplus_adapter.bin",
+    "e4e": "e4e_ffhq_encode.pt",
+    "controlnet": "controlnet",
+    "controlnet21": "controlnet21",
+    "lora": "lora.safetensors",
+    "parser": "79999_iter.pth",
+    "landmarks": "mobilenet_224_model_best_gdconv_external.pth.tar",
+    "pfld": "pfld_model_best.pth.tar",
+    "identity": "model_ir_se50.pth",
+    "iresnet": "backbone.pth",
+    "directions": "w_direction",
+    "depth": "depth.onnx",
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """What `write_everything` wrote; `files.NAME` is the path of a key of FILES."""
+
+    root: Path
+
+    def __getattr__(self, name: str) -> Path:
+        if name not in FILES:
+            raise AttributeError(name)
+        return self.root / FILES[name]
+
+
 def layout(family: str = "sd15", in_channels: int = 4, time_cond_proj_dim: int | None = None) -> Layout:
     """Of the UNet that `write_repository` writes."""
     return Layout.from_config(_unet_config(family, in_channels, time_cond_proj_dim))
+
+
+def write_everything(root: Path) -> Files:
+    """One of each in a folder."""
+    repo = write_repository(root / FILES["repo"])
+    write_repository(root / FILES["sd21"], family="sd21", dtype=torch.float16)
+    for name in ("single", "ckpt"):
+        write_single_file(root / FILES[name], repo)
+    write_lora(root / FILES["lora"], repo)
+    write_controlnet(root / FILES["controlnet"])
+    write_controlnet(root / FILES["controlnet21"], family="sd21")
+    write_directions(root / FILES["directions"])
+    write_depth(root / FILES["depth"])
+    for write in (write_taesd, write_wplus, write_e4e, write_parser):
+        write(root)
+    for kind in ("mobilenet", "pfld"):
+        write_landmarks(root, kind=kind)
+    for kind in ("ir_se50", "iresnet"):
+        write_identity(root, kind=kind)
+    return Files(root)
 
 
 def write_repository(

@@ -9,11 +9,17 @@ import typer
 
 from mien.engine.bundle import Bundle, available
 from mien.engine.errors import BundleError
+from mien.runtime.commands.models_import import import_model
+from mien.runtime.commands.models_pull import pull
 
 app = typer.Typer(help="The bundles on this machine.")
 
 Name = Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's name or folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+app.command("import")(import_model)
+app.command("pull")(pull)
 
 
 @app.callback(invoke_without_command=True)
