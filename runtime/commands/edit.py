@@ -51,6 +51,9 @@ def edit(
     blend: Annotated[
         str, typer.Option(help="How the edge is blended: feather or poisson.", rich_help_panel=WHAT)
     ] = "feather",
+    composition: Annotated[
+        str, typer.Option(help="auto, delta or replace: add a difference, or make the crop anew.", rich_help_panel=WHAT)
+    ] = "auto",
     start: Annotated[
         float | None, typer.Option("--from", metavar="S", help="Begin here.", rich_help_panel=WHAT)
     ] = None,
@@ -96,6 +99,7 @@ def edit(
         faces=edit_request.parse_faces(faces),
         region=region,
         blend=blend,
+        composition=composition,
     )
     job = VideoJob(
         source,
