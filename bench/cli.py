@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mien.bench.clips import clips_in
+from mien.bench.compare import Wanted, report_pair
 from mien.bench.compare_plain import compare
 from mien.bench.quality import Bench, Wishes, parse_strengths
 from mien.bench.quality_report import check_folder, write_report
@@ -23,6 +24,7 @@ from mien.engine.spec import EditSpec, parse_edit
 
 app = typer.Typer(help="Measurements.", add_completion=False)
 
+PAIR, RUN = "Without --bundle", "With --bundle"
 Results = Annotated[Path | None, typer.Option("--results", metavar="FOLDER", help="Append a row there.")]
 
 
@@ -63,43 +65,103 @@ def plain(
 
 @app.command("quality")
 def quality(
-    clips: Annotated[list[Path], typer.Argument(metavar="CLIP_OR_FOLDER", help="Videos, or folders of them.")],
-    bundle: Annotated[str, typer.Option(help="A bundle's name or folder.")] = "tiny",
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE RESULT | CLIP_OR_FOLDER", help="Two videos; with --bundle, videos or folders."),
+    ],
+    bundle: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run the edits of this bundle (name or folder) over the clips.")
+    ] = None,
     judge: Annotated[
         Path | None, typer.Option(metavar="JUDGE.py", help="The independent judge; without it less is measured.")
     ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Of each clip, from its start; all of two videos, 90 with --bundle.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Per network; 0 for all cores.")] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Of compare.json; of report.html, report.json, sheet_EDIT.png.")
+    ] = Path("out/quality"),
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="Of mien edit: what differs outside of its boxes.", rich_help_panel=PAIR
+        ),
+    ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE", help="Whose network 'identity' gives TL-ID and TG-ID.", rich_help_panel=PAIR),
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A local CLIPModel, for CLIP-Frame.", rich_help_panel=PAIR)
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of the edit, for CLIP-Text.", rich_help_panel=PAIR)
+    ] = None,
     edits: Annotated[
-        list[str] | None, typer.Option("--edit", metavar="NAME", help="Only these; may be repeated.")
+        list[str] | None,
+        typer.Option("--edit", metavar="NAME", help="Only these; may be repeated.", rich_help_panel=RUN),
     ] = None,
     strengths: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Shares of the ends of each edit's range, -1 to 1.")
+        str | None,
+        typer.Option(metavar="A,B,...", help="Shares of the ends of each edit's range, -1 to 1.", rich_help_panel=RUN),
     ] = None,
-    frames: Annotated[int, typer.Option(help="Of each clip, from its start.")] = 90,
-    held_out: Annotated[int, typer.Option(help="Report every n-th clip by itself; 0 for none.")] = 3,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; the bundle's where not given.")] = None,
-    threads: Annotated[int, typer.Option(help="Per network; 0 for all cores.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Of report.html, report.json, sheet_EDIT.png.")] = Path(
-        "out/quality"
-    ),
+    held_out: Annotated[
+        int | None, typer.Option(help="Report every n-th clip by itself, 3; 0 for none.", rich_help_panel=RUN)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps; the bundle's where not given.", rich_help_panel=RUN)
+    ] = None,
 ) -> None:
-    """Run every edit at five strengths over clips and measure what it does, and what it should not do."""
-    chosen = clips_in(clips)
-    wishes = Wishes(tuple(dict.fromkeys(edits or ())), parse_strengths(strengths), frames, held_out, steps)
+    """Compare RESULT with its SOURCE; or, with --bundle, run every edit of a bundle over clips.
+
+    Two files are compared frame by frame, by the published metrics: TL-ID, TG-ID, CLIP-Text, CLIP-Frame, warp error,
+    PixelMSE, landmarks, lips, background. With --bundle every edit runs at five strengths, and is measured: what it
+    does, and what it should not do.
+    """
+    config = EngineConfig(threads=threads)
+    pair = {"--report": report, "--identity": identity, "--clip": clip, "--prompt": prompt}
+    run = {"--edit": edits, "--strengths": strengths, "--held-out": held_out, "--steps": steps}
+    if wrong := [name for name, value in (run if bundle is None else pair).items() if value is not None]:
+        how = "only with --bundle NAME" if bundle is None else "only for SOURCE and RESULT, without --bundle"
+        raise InputError(f"{', '.join(wrong)} can be given {how}")
+    if bundle is not None:
+        wishes = Wishes(
+            tuple(dict.fromkeys(edits or ())),
+            parse_strengths(strengths),
+            90 if frames is None else frames,
+            3 if held_out is None else held_out,
+            steps,
+        )
+        _run_edits(clips_in(paths), bundle, judge, wishes, config, out)
+        return
+    if len(paths) != 2:
+        raise InputError(
+            f"{len(paths)} path{'s' if len(paths) > 1 else ''} given: give two files, SOURCE and RESULT,"
+            " or --bundle NAME to run a bundle's edits over clips"
+        )
+    wanted = Wanted(paths[0], paths[1], frames, judge, report, identity, clip, prompt)
+    report_pair(wanted, config, out, typer.echo)
+
+
+def _run_edits(
+    clips: list[Path], bundle: str, judge: Path | None, wishes: Wishes, config: EngineConfig, out: Path
+) -> None:
     opened = Bundle.open(bundle)
     check_folder(out)
     teacher = None if judge is None else Teacher(judge)
-    bench = Bench(opened, EngineConfig(threads=threads), wishes, teacher)
+    bench = Bench(opened, config, wishes, teacher)
     about = {
         "bundle": f"{opened.name} {opened.manifest.version}",
         "sha256": opened.sha256,
         "judge": str(judge or "none"),
     }
-    about |= {"machine": machine(), "commit": str(commit()), "clips": str(len(chosen)), "frames": str(frames)}
-    about |= {"steps": str(steps or opened.manifest.default_num_steps)}
+    about |= {"machine": machine(), "commit": str(commit()), "clips": str(len(clips)), "frames": str(wishes.frames)}
+    about |= {"steps": str(wishes.steps or opened.manifest.default_num_steps)}
     typer.echo(", ".join(f"{key} {value}" for key, value in about.items()))
-    done = bench.run(chosen, typer.echo)
+    done = bench.run(clips, typer.echo)
     if not done.series:
-        raise InputError(f"nothing to report: no edited face in {len(chosen)} clips: give talking-portrait videos")
+        raise InputError(f"nothing to report: no edited face in {len(clips)} clips: give talking-portrait videos")
     for title, table in tables(done):
         typer.echo("\n".join(["", title, *text_of(table)]))
     typer.echo("\n".join(["", *missing(done), *(f"wrote {path}" for path in write_report(done, about, out))]))

@@ -1,4 +1,4 @@
-"""The files of `mien bench quality`: report.json, report.html and a contact sheet per edit; all of them or none.
+"""The files of `mien bench quality --bundle`: report.json, report.html and a contact sheet per edit; all of them or none.
 
 The HTML holds everything it shows: pictures are data URIs. Files are made in a folder beside the target and moved at the end.
 """

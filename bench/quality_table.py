@@ -1,4 +1,4 @@
-"""What the runs of `mien bench quality` come to: one row per edit, once for the clips at hand and once for those held out.
+"""What the runs of `mien bench quality --bundle` come to: one row per edit, once for the clips at hand and once for those held out.
 
 A figure that should stay small (or, jaw_r, near 1) is each clip's worst over its strengths; a row holds the mean over the
 clips and the worst clip with its name.

@@ -1,4 +1,4 @@
-"""`mien bench quality`: each figure against an answer worked out by hand, the report's files, and a run without a judge."""
+"""`mien bench quality --bundle`: each figure against an answer worked out by hand, the report's files, and a run without a judge."""
 
 from __future__ import annotations
 
@@ -268,7 +268,19 @@ def test_a_judge_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["bench", "quality", str(CLIP), "--edit", "smile", "--frames", "6", "--strengths", "-1,0,1"]
+    words = [
+        "bench",
+        "quality",
+        str(CLIP),
+        "--bundle",
+        "tiny",
+        "--edit",
+        "smile",
+        "--frames",
+        "6",
+        "--strengths",
+        "-1,0,1",
+    ]
     assert run([*words, "--threads", "1", "--out", str(tmp_path / "q")]) == 0
     said = capsys.readouterr().out
     assert "no --judge: missing are" in said and "own-embedder drift" in said and "jawOpen r" in said
@@ -292,7 +304,8 @@ def test_a_run_without_a_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_wrong_input_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], word: str
 ) -> None:
-    assert run(["bench", "quality", str(CLIP), "--out", str(tmp_path / "q"), *more]) == 2
+    words = ["bench", "quality", str(CLIP), "--bundle", "tiny", "--out", str(tmp_path / "q")]
+    assert run([*words, *more]) == 2
     said = capsys.readouterr().err
     assert said.startswith("mien: error: ") and word in said and said.count("\n") == 1
     assert not (tmp_path / "q").exists()
