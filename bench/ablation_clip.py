@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from mien.bench.ablation_variants import PLAIN, VARIANTS, Ablated, Variant, held_bytes
-from mien.bench.metrics_measurer import aligned
 from mien.bench.metrics_picture import psnr_db
 from mien.bench.quality_measure import Place, Run
 from mien.bench.quality_scores import score_of
@@ -30,6 +29,7 @@ from mien.engine.config import EngineConfig
 from mien.engine.editor import Editor
 from mien.engine.errors import InputError, RunError
 from mien.engine.face.warp import warp_crop
+from mien.engine.frame_crop import crop_frame
 from mien.engine.spec import EditSpec
 from mien.engine.survey import CODE_EVERY, BegunFrame, finish_faces
 from mien.engine.types import Array, FaceTrack, Frame
@@ -129,7 +129,7 @@ class Ablation:
             jobs.append(replace(job, track=track))
         edited, code = finish_faces(lane.edit, BegunFrame(begun.frame, tuple(jobs))), None
         if place is not None:
-            result = aligned(edited.frame, place.affine, jobs[0].crop.shape[1])
+            result = crop_frame(edited.frame, place.affine, jobs[0].crop.shape[1])
             code = None if place.code is None else self._code(result)
             lane.errors.append(errors_of(jobs[0], result))
             lane.pictures.append(picture_of(result))

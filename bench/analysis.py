@@ -36,12 +36,12 @@ from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.face.align import crop_to_frame, ffhq_quad
 from mien.engine.face.detect import Detector
-from mien.engine.face.landmarks import Landmarker, bit_depth
+from mien.engine.face.landmarks import Landmarker
 from mien.engine.face.points import Box, box_crop, inter_ocular, invert, iou, landmark_crop, transform
 from mien.engine.face.track import Tracker
+from mien.engine.frame_crop import crop_frame
 from mien.engine.types import Array, Face, Frame
 from mien.export.tiny.teachers import MESH_TO_68, OVAL
-from mien.kernels.crop_yuv import crop_yuv
 from mien.runtime.source import open_video
 
 RUN = 10
@@ -98,10 +98,7 @@ def frames_of(path: Path, count: int) -> Iterator[tuple[int, Frame, bool]]:
 
 def aligned_crop(frame: Frame, points: Array) -> Array:
     """The (3, 256, 256) crop that the networks edit, RGB in [-1, 1]."""
-    affine = crop_to_frame(ffhq_quad(points), 256)
-    return crop_yuv(
-        frame.planes, affine, 256, matrix=frame.matrix, color_range=frame.color_range, bit_depth=bit_depth(frame)
-    )
+    return crop_frame(frame, crop_to_frame(ffhq_quad(points), 256), 256)
 
 
 def region_ious(parser: Any, points: Array, mesh: Array, crop: Array, hair: Array) -> tuple[float, float | None]:

@@ -8,24 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mien.engine.face.landmarks import bit_depth
+from mien.bench.frame_rgb import rgb8_of
 from mien.engine.face.points import Box
 from mien.engine.types import Array, Frame
 from mien.export.tiny.teachers import Teachers as MaskTeachers
-from mien.kernels.crop_yuv import crop_yuv
 
 MIN_FACE_PX, SURE = 40.0, 0.8
-
-
-def rgb_of(frame: Frame) -> Array:
-    """(H, W, 3) uint8 through the same matrix and range that the crops use."""
-    side = max(frame.width_px, frame.height_px)
-    affine = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    picture = crop_yuv(
-        frame.planes, affine, side, matrix=frame.matrix, color_range=frame.color_range, bit_depth=bit_depth(frame)
-    )
-    inside = picture[:, : frame.height_px, : frame.width_px].transpose(1, 2, 0)
-    return np.ascontiguousarray(np.clip(inside * 127.5 + 128.0, 0, 255).astype(np.uint8))
 
 
 class Teachers:
@@ -46,7 +34,7 @@ class Teachers:
         if kept is not None and kept.exists():
             stored = np.load(kept)
             return stored["boxes"], stored["meshes"]
-        rgb = rgb_of(frame)
+        rgb = rgb8_of(frame)
         boxes = np.asarray(self._judge.boxes(rgb))
         meshes = [self._judge.mesh(rgb, box)[0][:, :2] for box in boxes if counts(box)]
         answer = boxes, np.stack(meshes) if meshes else np.zeros((0, 478, 2))

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mien.bench.frame_rgb import Window
 from mien.bench.metrics import METRICS, Figure, table_of
 from mien.bench.metrics_clip import ClipEmbedder
 from mien.bench.metrics_embedder import FaceEmbedder, IdentityEmbedder, OwnEmbedder
@@ -21,7 +22,7 @@ from mien.bench.metrics_of_frames import ClipFigures, MotionFigures, OutsideFigu
 from mien.bench.metrics_picture import FramePair
 from mien.bench.quality_report import check_folder
 from mien.bench.quality_table import text_of
-from mien.bench.quality_teacher import Teacher, Window
+from mien.bench.quality_teacher import Teacher
 from mien.bench.results import commit, machine
 from mien.engine.backend import select
 from mien.engine.bundle import Bundle

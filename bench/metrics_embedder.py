@@ -7,13 +7,13 @@ from typing import Protocol
 
 import numpy as np
 
-from mien.bench.metrics_measurer import aligned
 from mien.engine.backend import Network, select
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.embedded import Embedded
 from mien.engine.errors import BundleError
 from mien.engine.face.align import crop_to_frame, ffhq_quad
+from mien.engine.frame_crop import crop_frame
 from mien.engine.networks.arcface_align import arcface_crop
 from mien.engine.types import Array, Frame
 
@@ -58,7 +58,7 @@ class IdentityEmbedder:
 
     def __call__(self, frame: Frame, points: Array) -> Array:
         """The embedding."""
-        crop = aligned(frame, self._crop(points, self._size), self._size)
+        crop = crop_frame(frame, self._crop(points, self._size), self._size)
         return np.asarray(self._network(image=crop[None])["embedding"][0])
 
 
@@ -72,4 +72,4 @@ class OwnEmbedder:
 
     def __call__(self, frame: Frame, points: Array) -> Array:
         """The code, flat."""
-        return self._model.code(aligned(frame, crop_to_frame(ffhq_quad(points), self._size), self._size)).ravel()
+        return self._model.code(crop_frame(frame, crop_to_frame(ffhq_quad(points), self._size), self._size)).ravel()

@@ -12,19 +12,20 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from mien.bench.frame_rgb import Window, rgb8_of
 from mien.bench.quality_measure import LOST
-from mien.bench.quality_teacher import Teacher, Window, rgb_of
+from mien.bench.quality_teacher import Teacher
 from mien.engine.backend import Network
 from mien.engine.choose import prominence
 from mien.engine.face.align import crop_to_frame, ffhq_quad
 from mien.engine.face.detect import Detector
-from mien.engine.face.landmarks import CROP_PX, Landmarker, bit_depth
+from mien.engine.face.landmarks import CROP_PX, Landmarker
 from mien.engine.face.mask import BACKGROUND, GRID_PX
 from mien.engine.face.points import area, inter_ocular, landmark_crop
 from mien.engine.face.track import Tracker, TrackerOptions
+from mien.engine.frame_crop import crop_frame
 from mien.engine.types import Array, Face, Frame
 from mien.export.tiny.teachers import MESH_TO_68
-from mien.kernels.crop_yuv import crop_yuv
 
 _SURE = 0.5
 
@@ -94,7 +95,7 @@ class OwnMeasurer:
 
     def _background(self, frame: Frame, points: Array) -> Array:
         affine = crop_to_frame(ffhq_quad(points), self._size)
-        crop = aligned(frame, affine, self._size)
+        crop = crop_frame(frame, affine, self._size)
         small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
         seen = self._parser(image=np.ascontiguousarray(small.transpose(2, 0, 1)[None]))["probabilities"]
         empty = cv2.resize(seen[0][BACKGROUND], (self._size, self._size)) > _SURE
@@ -121,21 +122,9 @@ class JudgeMeasurer:
         before = seen.mesh[list(MESH_TO_68), :2]
         if np.hypot(*(before[27:48].mean(0) - face.landmarks_px[27:48].mean(0))) > inter_ocular(before):
             return None  # another face
-        mesh, presence, _ = self._teacher.again(rgb_of(result, seen.window), seen)
+        mesh, presence, _ = self._teacher.again(rgb8_of(result, seen.window), seen)
         lost = presence - seen.presence < -LOST
         return MeasuredFace(before, None if lost else mesh[list(MESH_TO_68), :2], seen.background())
-
-
-def aligned(frame: Frame, affine: Array, size: int) -> Array:
-    """(3, size, size) float32 RGB in [-1, 1] of a frame; affine: (2, 3), crop to frame."""
-    return crop_yuv(
-        frame.planes,
-        affine,
-        size,
-        matrix=frame.matrix,
-        color_range=frame.color_range,
-        bit_depth=bit_depth(frame),
-    )
 
 
 def _holds(box: Window, face: Face) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mien.bench.frame_rgb import Window
 from mien.bench.metrics import Figure, psnr_figure
 from mien.bench.metrics_embedder import FaceEmbedder
 from mien.bench.metrics_face import landmark_error, lip_error, mouth_opening
@@ -15,7 +16,6 @@ from mien.bench.metrics_identity import id_drift, tg_id, tl_id
 from mien.bench.metrics_measurer import FollowFace, Measurer
 from mien.bench.metrics_picture import FramePair, squared_error
 from mien.bench.quality_statistics import correlation
-from mien.bench.quality_teacher import Window
 from mien.engine.types import Array
 
 # A source whose mouth opens by less (standard deviation, in inter-ocular distances) tells nothing about whether its motion is kept.

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from mien.bench.frame_rgb import Window
 from mien.bench.metrics import Figure
 from mien.bench.metrics_clip import ClipEmbedder
 from mien.bench.metrics_motion import FlowOfSource, pixel_mse, warp_error
 from mien.bench.metrics_picture import FramePair
 from mien.bench.metrics_text import clip_frame, clip_text
 from mien.bench.quality_measure import changed_outside
-from mien.bench.quality_teacher import Window, luma_of
+from mien.bench.quality_teacher import luma_of
 from mien.engine.types import Array, Frame
 
 

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mien.engine.face.landmarks import bit_depth
+from mien.bench.frame_rgb import rgb_of
 from mien.engine.types import Array, Frame
-from mien.kernels.crop_yuv import crop_yuv
-
-_TILE_PX = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,28 +24,6 @@ class FramePair:
     def of(cls, source: Frame, result: Frame) -> FramePair:
         """With the pictures made."""
         return cls(source, result, rgb_of(source), rgb_of(result))
-
-
-def rgb_of(frame: Frame) -> Array:
-    """(H, W, 3) float32 on 0 to 255, not rounded, through the frame's own matrix and range."""
-    height, width = frame.height_px, frame.width_px
-    side = max(2, min(height, width, _TILE_PX))
-    out = np.empty((height, width, 3), np.float32)
-    for y in range(0, height, side):
-        for x in range(0, width, side):
-            tile = crop_yuv(
-                frame.planes,
-                np.array([[1.0, 0.0, x], [0.0, 1.0, y]]),
-                side,
-                matrix=frame.matrix,
-                color_range=frame.color_range,
-                bit_depth=bit_depth(frame),
-            )
-            part = out[y : y + side, x : x + side]
-            part[:] = tile.transpose(1, 2, 0)[: part.shape[0], : part.shape[1]]
-    out += 1.0
-    out *= 127.5
-    return out
 
 
 def squared_error(source: Array, result: Array, where: Array) -> tuple[float, int]:

@@ -26,12 +26,11 @@ from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.editor import Editor
 from mien.engine.errors import EditError, InputError, MienError
-from mien.engine.face.landmarks import bit_depth
 from mien.engine.face.mask import BACKGROUND, GRID_PX
 from mien.engine.face.track import Tracker
+from mien.engine.frame_crop import crop_frame
 from mien.engine.spec import EditSpec
 from mien.engine.types import Array, Face, FaceTrack, Frame
-from mien.kernels.crop_yuv import crop_yuv
 from mien.runtime.source import open_video
 
 CODE_EVERY = 8
@@ -239,7 +238,7 @@ class Bench:
             edited, place = plan.edit(frame), places.get(frame.index)
             code = None
             if strength and place is not None and place.code is not None:
-                code = self._code(_crop(edited.frame, place.affine, self._bundle.manifest.crop_size_px))
+                code = self._code(crop_frame(edited.frame, place.affine, self._bundle.manifest.crop_size_px))
             if strength:
                 run.add(frame, edited.frame, edited.boxes, place, code)
             if frame.index == shown:
@@ -247,15 +246,10 @@ class Bench:
         return run.figures() | ({} if strength else {"response": 0.0}), cell
 
 
-def _crop(frame: Frame, affine: Array, size: int) -> Array:
-    colour: Any = {"matrix": frame.matrix, "color_range": frame.color_range, "bit_depth": bit_depth(frame)}
-    return crop_yuv(frame.planes, affine, size, **colour)
-
-
 def _cell(frame: Frame, place: Place) -> Array:
     """(CELL_PX, CELL_PX, 3) uint8 of the square around the paste box."""
     x0, y0, x1, y1 = place.box
     k = max(x1 - x0, y1 - y0) / CELL_PX
     affine = np.array([[k, 0, (x0 + x1) / 2 - k * CELL_PX / 2], [0, k, (y0 + y1) / 2 - k * CELL_PX / 2]])
-    picture = _crop(frame, affine, CELL_PX)
+    picture = crop_frame(frame, affine, CELL_PX)
     return np.rint(picture.transpose(1, 2, 0) * 127.5 + 127.5).astype(np.uint8)

@@ -23,9 +23,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mien.bench.frame_rgb import Window, rgb8_of
 from mien.bench.quality_scores import Score
 from mien.bench.quality_statistics import correlation
-from mien.bench.quality_teacher import Seen, Teacher, Window, luma_of, rgb_of, window_of
+from mien.bench.quality_teacher import Seen, Teacher, luma_of, window_of
 from mien.engine.types import Array, Frame
 
 # A source whose jaw moves less tells nothing about whether its motion is kept.
@@ -124,7 +125,7 @@ class Run:
             return
         seen = place.seen
         window = seen.window if seen is not None else window_of(place.box, source)
-        pair = FramePair(rgb_of(source, window), rgb_of(result, window), seen)
+        pair = FramePair(rgb8_of(source, window), rgb8_of(result, window), seen)
         if seen is not None and self._teacher is not None:
             self._judged(self._teacher, seen, pair)
         self._note("response", self._score.change(pair, self._sign))

@@ -15,13 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mien.bench.frame_rgb import Window, rgb8_of
 from mien.engine.errors import MediaError, UnavailableError
-from mien.engine.face.landmarks import bit_depth
 from mien.engine.types import MAX_VALUE, Array, Frame
 from mien.export.tiny.teachers import Teachers
-from mien.kernels.crop_yuv import crop_yuv
 
-Window = tuple[int, int, int, int]
 SURE = 0.8
 AROUND = 0.15
 
@@ -39,15 +37,6 @@ def window_of(box: Window, frame: Frame) -> Window:
     grow = round(AROUND * max(x1 - x0, y1 - y0))
     left, top = max(0, x0 - grow) // 2 * 2, max(0, y0 - grow) // 2 * 2
     return left, top, min(frame.width_px, x1 + grow), min(frame.height_px, y1 + grow)
-
-
-def rgb_of(frame: Frame, window: Window) -> Array:
-    """(h, w, 3) uint8 of a window, through the frame's own matrix and range."""
-    x0, y0, x1, y1 = window
-    affine = np.array([[1.0, 0.0, x0], [0.0, 1.0, y0]])
-    colour: Any = {"matrix": frame.matrix, "color_range": frame.color_range, "bit_depth": bit_depth(frame)}
-    picture = crop_yuv(frame.planes, affine, max(x1 - x0, y1 - y0), **colour)[:, : y1 - y0, : x1 - x0]
-    return np.ascontiguousarray(np.rint(picture.transpose(1, 2, 0) * 127.5 + 127.5).astype(np.uint8))
 
 
 def luma_of(frame: Frame, window: Window) -> Array:
@@ -161,7 +150,7 @@ class Teacher:
     def look(self, frame: Frame, box: Window, last: Frame | None) -> Seen | None:
         """Everything about the face at a paste box; None where no sure face has its middle in it."""
         window = window_of(box, frame)
-        rgb = rgb_of(frame, window)
+        rgb = rgb8_of(frame, window)
         middle = np.array([box[0] + box[2], box[1] + box[3]]) / 2 - window[:2]
         reach = np.array([box[2] - box[0], box[3] - box[1]]) / 2
         faces = [f for f in self._judge.boxes(rgb) if f[4] > SURE and (abs(f[:2] + f[2:4] / 2 - middle) < reach).all()]

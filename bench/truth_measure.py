@@ -12,13 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.bench.frame_rgb import rgb_of
+from mien.bench.metrics_picture import psnr_db, squared_error
 from mien.bench.truth_heads import RATE, Take
-from mien.engine.face.landmarks import Landmarker, bit_depth
+from mien.engine.face.landmarks import Landmarker
 from mien.engine.face.points import inter_ocular, landmark_crop
 from mien.engine.types import Array, Frame
 from mien.export.tiny.render import BACKGROUND
 from mien.kernels.color import rgb_to_yuv
-from mien.kernels.crop_yuv import crop_yuv
 
 MOST_DB = 99.0  # of pictures without any difference
 MOVES = 0.01  # inter-ocular distances: a point whose true motion is shorter counts as still
@@ -40,25 +41,13 @@ def frame_of(rgb: NDArray[np.uint8], index: int) -> Frame:
     return Frame((planes[0], planes[1], planes[2]), "yuv420p", "bt709", "limited", index, index, Fraction(1, RATE), 1)
 
 
-def rgb_of(frame: Frame) -> Array:
-    """(H, W, 3) float32 RGB on the scale 0..255."""
-    side = max(frame.width_px, frame.height_px)
-    whole = np.eye(2, 3)
-    picture = crop_yuv(
-        frame.planes, whole, side, matrix=frame.matrix, color_range=frame.color_range, bit_depth=bit_depth(frame)
-    )
-    return (picture[:, : frame.height_px, : frame.width_px].transpose(1, 2, 0) + 1.0) * np.float32(127.5)
-
-
 def psnr(one: Sequence[Array], other: Sequence[Array], masks: Sequence[Array]) -> float:
     """Of pictures (H, W, 3), 0..255, over all pixels of all masks together, dB; at most MOST_DB; nan where no mask has a pixel."""
     total, count = 0.0, 0
     for a, b, mask in zip(one, other, masks, strict=True):
-        difference = a[mask].astype(np.float64) - b[mask]
-        total, count = total + float(np.square(difference).sum()), count + difference.size
-    if count == 0:
-        return math.nan
-    return MOST_DB if total == 0 else min(MOST_DB, 10 * math.log10(255.0**2 * count / total))
+        error, samples = squared_error(a, b, mask)
+        total, count = total + error, count + samples
+    return math.nan if count == 0 else min(MOST_DB, psnr_db(total / count))
 
 
 def motion(true: Array, measured: Array) -> tuple[float, float]:

@@ -14,15 +14,14 @@ from mien.engine.blend import poisson
 from mien.engine.clock import Clock
 from mien.engine.edits import Method, View
 from mien.engine.face.align import crop_to_frame, paste_box
-from mien.engine.face.landmarks import bit_depth
 from mien.engine.face.mask import GRID_PX, FaceMasks, blur
 from mien.engine.face.points import invert, transform
 from mien.engine.face.warp import motions, warp_crop, warp_field
+from mien.engine.frame_crop import bit_depth, crop_frame
 from mien.engine.manifest import AttributeEdit
 from mien.engine.spec import EditSpec
 from mien.engine.types import Array, FaceTrack, Frame
 from mien.kernels.composite_yuv import composite_delta_yuv, composite_replace_yuv
-from mien.kernels.crop_yuv import crop_yuv
 
 Planes = tuple[Array, Array, Array]
 PixelBox = tuple[int, int, int, int]
@@ -110,8 +109,7 @@ class FaceEdit:
 
     def crop(self, frame: Frame, affine: Array) -> Array:
         """(3, S, S) float32 RGB in [-1, 1] of a frame."""
-        colour: Any = {"matrix": frame.matrix, "color_range": frame.color_range, "bit_depth": bit_depth(frame)}
-        return crop_yuv(frame.planes, affine, self.crop_px, threads=self._threads, **colour)
+        return crop_frame(frame, affine, self.crop_px, threads=self._threads)
 
     def begin(self, frame: Frame, place: Placement, memory: FaceMemory) -> FaceJob | None:
         """Crop, parse and mask; None where the face lies outside the frame."""

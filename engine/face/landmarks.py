@@ -9,15 +9,10 @@ import numpy as np
 
 from mien.engine.backend import Network
 from mien.engine.face.points import transform
+from mien.engine.frame_crop import crop_frame
 from mien.engine.types import Array, Frame
-from mien.kernels.crop_yuv import crop_yuv
 
 CROP_PX = 128
-
-
-def bit_depth(frame: Frame) -> int:
-    """Bits a sample of the frame has."""
-    return 8 if frame.pixel_format == "yuv420p" else 10
 
 
 def samples_per_axis(crop_to_frame: Array) -> int:
@@ -43,17 +38,7 @@ class Landmarker:
             return []
         crops = np.empty((len(affines), 3, CROP_PX, CROP_PX), np.float32)
         for crop, affine in zip(crops, affines, strict=True):
-            crop_yuv(
-                frame.planes,
-                affine,
-                CROP_PX,
-                matrix=frame.matrix,
-                color_range=frame.color_range,
-                bit_depth=bit_depth(frame),
-                supersample=samples_per_axis(affine),
-                threads=self._threads,
-                out=crop,
-            )
+            crop_frame(frame, affine, CROP_PX, supersample=samples_per_axis(affine), threads=self._threads, out=crop)
         answer = self._network(image=crops)
         return [
             (transform(affine, points.astype(np.float64)), float(presence[0]))

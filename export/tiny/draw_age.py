@@ -21,7 +21,6 @@ from mien.export.tiny.face_marks import (
     Canvas,
 )
 from mien.export.tiny.matte import brow_mask, hair_matte, skin_mask
-from mien.export.tiny.recolour import recolour_matte
 from mien.export.tiny.strokes import EYES, INNER_LOWER, INNER_UPPER, OUTER_LOWER, OUTER_UPPER, fill, lines_of, shade
 
 
@@ -43,15 +42,14 @@ def smile_folds(rgb: Array, points: Array, strength: float) -> Array:
 
 
 def age(rgb: Array, points: Array, hair: Array, person: Array, strength: float, rng: np.random.Generator) -> Array:
-    """Older (strength > 0): lines, pouches, hollows, uneven skin, greying hair. Younger (< 0): smooth, even skin, full lips. In [-1, 1]."""
+    """Older (strength > 0): lines, pouches, hollows, uneven skin, greying brows. Younger (< 0): smooth, even skin, full lips.
+
+    In [-1, 1]. The hair stays: its grey is an edit of its own, and beside it a loss hardly sees the lines of the skin.
+    """
     alpha = hair_matte(rgb, hair)
     skin = _without_lenses(rgb, skin_mask(rgb, points, alpha, person))
     face = Canvas.of(points, (rgb.shape[0], rgb.shape[1]))
-    if strength < 0:
-        target = _younger(rgb, face, skin)
-    else:
-        target = _older(rgb, face, skin, alpha, rng)
-        target = recolour_matte(target, alpha, "hair_grey", 0.75)
+    target = _younger(rgb, face, skin) if strength < 0 else _older(rgb, face, skin, alpha, rng)
     return np.asarray(rgb + abs(strength) * (target - rgb), np.float32)
 
 
@@ -121,7 +119,7 @@ def _roughness(rgb: Array, face: Canvas, skin: Array) -> float:
 
 
 def _older(rgb: Array, face: Canvas, skin: Array, hair: Array, rng: np.random.Generator) -> Array:
-    """Everything that thirty years add but the hair's grey."""
+    """Everything that thirty years add to a face; the hair's grey is not part of it."""
     unit, points = face.unit, face.points
     around = _around(rgb, skin, 0.13 * unit)
     detail = (cv2.GaussianBlur(rgb, (0, 0), 0.008 * unit) - around).mean(2)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mien.bench.clips import clips_in
+from mien.bench.frame_rgb import rgb8_of
 from mien.bench.quality import Quality, Series, parse_strengths
 from mien.bench.quality_measure import (
     FramePair,
@@ -35,7 +36,7 @@ from mien.bench.quality_scores import (
 )
 from mien.bench.quality_statistics import correlation, is_monotone, spearman, strengths_of
 from mien.bench.quality_table import digits, rows_of, text_of, worst_of
-from mien.bench.quality_teacher import Seen, load_judge, luma_of, rgb_of, touching, window_of
+from mien.bench.quality_teacher import Seen, load_judge, luma_of, touching, window_of
 from mien.engine.errors import EditError, MediaError, UnavailableError
 from mien.engine.types import Array, Frame
 from mien.runtime.app import run
@@ -163,7 +164,7 @@ def test_background_and_distance() -> None:
 def test_windows_and_their_pictures() -> None:
     grey = frame(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1)))
     assert window_of((10, 10, 20, 20), grey) == (8, 8, 22, 22) and window_of((0, 0, 32, 32), grey) == (0, 0, 32, 32)
-    np.testing.assert_array_equal(rgb_of(grey, (4, 2, 10, 8))[..., 0], grey.planes[0][2:8, 4:10])
+    np.testing.assert_array_equal(rgb8_of(grey, (4, 2, 10, 8))[..., 0], grey.planes[0][2:8, 4:10])
     limited = dataclasses.replace(frame(235), color_range="limited")
     assert luma_of(limited, (0, 0, 2, 2)).tolist() == [[255, 255]] * 2
     mask, core = np.zeros((40, 40), bool), np.zeros((40, 40), bool)

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from mien.bench.frame_rgb import rgb_of
 from mien.bench.truth import Row, ends, line, run, warp_alone
 from mien.bench.truth_heads import MODEL, TRUTHS, Change, Heads, Take, talk
-from mien.bench.truth_measure import MOST_DB, frame_of, motion, psnr, rgb_of
+from mien.bench.truth_measure import MOST_DB, frame_of, motion, psnr
 from mien.engine.bundle import Bundle
 from mien.engine.types import Array
 from mien.export.tiny.render import FACE

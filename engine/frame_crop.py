@@ -1,0 +1,34 @@
+"""A crop of a frame as RGB, through the frame's own matrix and range."""
+
+from __future__ import annotations
+
+from mien.engine.types import Array, Frame
+from mien.kernels.crop_yuv import crop_yuv
+
+
+def bit_depth(frame: Frame) -> int:
+    """Bits a sample of the frame has."""
+    return 8 if frame.pixel_format == "yuv420p" else 10
+
+
+def crop_frame(
+    frame: Frame,
+    affine: Array,
+    size: int,
+    *,
+    supersample: int | None = None,
+    threads: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """(3, S, S) float32 RGB in [-1, 1] of a frame. affine: (2, 3), crop pixels to frame pixels. The rest: see `crop_yuv`."""
+    return crop_yuv(
+        frame.planes,
+        affine,
+        size,
+        matrix=frame.matrix,
+        color_range=frame.color_range,
+        bit_depth=bit_depth(frame),
+        supersample=supersample,
+        threads=threads,
+        out=out,
+    )
