@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -167,7 +168,27 @@ def _run_edits(
     typer.echo("\n".join(["", *missing(done), *(f"wrote {path}" for path in write_report(done, about, out))]))
 
 
-@app.command("kernels", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def kernels(context: typer.Context) -> None:
-    """Time the kernels of the CPU path against numpy."""
-    importlib.import_module("mien.bench.kernels").main(context.args)
+PASSED_ON = {
+    "kernels": ("kernels", "Time the kernels one by one: of the UNet and of frames on a GPU, of the CPU path else."),
+    "networks": ("networks", "Time the networks of an SD1.5-class edit in every form, at several batch sizes."),
+    "throughput": ("throughput", "Frames a second of the face lane, from surfaces to surfaces."),
+    "latency": ("latency", "Frame in to frame out, of streams that deliver frames at a fixed rate."),
+    "peers": ("peers", "Image to image by mien, torch, diffusers and streamdiffusion, in turns."),
+    "profile": ("unet_profile", "Where the time of a UNet call goes."),
+    "peaks": ("device_peaks", "What this device can do at best: a large matrix product, a large copy."),
+    "compare": ("compare_results", "What became slower from one file of results to another."),
+    "tables": ("tables", "Write the tables of docs/benchmarks.md."),
+}
+"""Commands that read their words themselves, so that `python -m mien.bench.MODULE` does the same without typer."""
+
+
+def _pass_on(module: str) -> Callable[[typer.Context], None]:
+    def run(context: typer.Context) -> None:
+        importlib.import_module(f"mien.bench.{module}").main(context.args)
+
+    return run
+
+
+for _name, (_module, _help) in PASSED_ON.items():
+    _words = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(_name, help=_help, context_settings=_words)(_pass_on(_module))

@@ -1,6 +1,8 @@
 """The CPU kernels: milliseconds, GB/s and the share of this machine's memcpy, C++ and numpy in turns.
 
-    mien bench kernels [--repeats N] [--threads N] [--results FOLDER]
+    mien bench kernels [--device auto|cpu|cuda] [--repeats N] [--threads N] [--results FOLDER]
+
+On a CUDA device, which `auto` takes where there is one, it is `kernels_gpu` that runs, with options of its own.
 
 Warm: one call of each before the clock starts. Included: the checks of the arguments and, in the compositions, the copy of the planes.
 """
@@ -8,6 +10,9 @@ Warm: one call of each before the clock starts. Included: the checks of the argu
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,18 +55,24 @@ def run(*, repeats: int = 30, threads: int = 1, seed: int = 0) -> list[dict[str,
                     if turn:
                         seconds.append(elapsed)
             for path, seconds in times.items():
-                p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
+                p25, p50, p75, p95, p99 = np.percentile(seconds, [25, 50, 75, 95, 99])
+                case_size, used = (
+                    f"{width}x{height} {bit_depth} bit, face {side} px",
+                    threads if path == "native" else 1,
+                )
                 rows.append(
                     {
                         "bench": "kernels",
+                        "case": {"op": name, "size": case_size, "threads": used, "form": path},
                         "op": name,
                         "path": path,
-                        "size": f"{width}x{height} {bit_depth} bit, face {side} px",
-                        "threads": threads if path == "native" else 1,
+                        "size": case_size,
+                        "threads": used,
                         "repeats": len(seconds),
                         "p50_ms": round(p50 * 1e3, 3),
                         "p95_ms": round(p95 * 1e3, 3),
                         "p99_ms": round(p99 * 1e3, 3),
+                        "spread": round((p75 - p25) / p50, 4),
                         "gb_per_s": round(moved_bytes / p50 / 1e9, 3),
                         "share_of_memcpy": round(moved_bytes / p50 / peak, 4),
                         "memcpy_gb_per_s": round(peak / 1e9, 2),
@@ -127,13 +138,29 @@ def _noise(rng: np.random.Generator, width: int, height: int, bit_depth: int) ->
     return plane(height, width), plane(*half), plane(*half)
 
 
+def device_of(words: Sequence[str]) -> str:
+    """The device that a command line asks for; "auto" is a CUDA device where torch sees one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--device", default="auto")
+    wanted: str = parser.parse_known_args(words)[0].device
+    if wanted != "auto":
+        return wanted
+    has_torch = importlib.util.find_spec("torch") is not None
+    return "cuda" if has_torch and importlib.import_module("torch").cuda.is_available() else "cpu"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table; append the rows to a results folder if one is given."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if device_of(words) != "cpu":
+        importlib.import_module("mien.bench.kernels_gpu").main(words)
+        return
     parser = argparse.ArgumentParser(prog="mien bench kernels", description="Time the CPU kernels.")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N; auto is cuda where there is one")
     parser.add_argument("--repeats", type=int, default=30, help="timed calls per row (numpy: a tenth, at least 3)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the C++ path")
     parser.add_argument("--results", type=Path, default=None, metavar="FOLDER", help="append the rows there")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     if options.repeats < 1 or not 1 <= options.threads <= 64:
         parser.error("--repeats must be at least 1, --threads in 1..64")
     if cpp.native is None:

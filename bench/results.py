@@ -1,31 +1,29 @@
-"""Rows of bench/results/<device>.jsonl: one per run, with what is needed to judge or repeat it."""
+"""Rows of bench/results/<device>.jsonl: one per case and run, with what is needed to judge or repeat it."""
 
 from __future__ import annotations
 
 import datetime
 import json
-import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mien.engine.config import usable_cores
-from mien.runtime.run_report import versions
+from mien.bench.device_state import processor, versions
+from mien.engine.errors import InputError
+
+Row = dict[str, Any]
+Key = tuple[str, ...]
 
 
 def machine() -> str:
     """The processor's name and how many of its cores this process may use."""
-    name = platform.processor() or platform.machine()
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-        name = found.group(1).strip() if found else name
-    except OSError:
-        pass
-    return f"{name} ({usable_cores()} cores)"
+    return processor()
 
 
+@cache
 def commit() -> str | None:
     """The commit of the working tree this runs from, with "+" where it has changes; None outside of one."""
     folder = Path(__file__).resolve().parent
@@ -39,12 +37,57 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def append_row(folder: Path, row: Mapping[str, Any]) -> Path:
-    """Append a row to the file of this device; the file."""
+def slug(device: str) -> str:
+    """A device's name as a file's."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-").lower()
+
+
+def append_row(folder: Path, row: Mapping[str, Any], device: str | None = None) -> Path:
+    """Append a row to the file of a device, this machine's processor if not given; the file."""
+    device = device or machine()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (re.sub(r"[^A-Za-z0-9]+", "-", machine()).strip("-").lower() + ".jsonl")
+    path = folder / f"{slug(device)}.jsonl"
     moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    whole = {"time": moment, "commit": commit(), "device": machine(), "versions": versions(), **row}
+    whole = {"time": moment, "commit": commit(), "device": device, "versions": versions(), **row}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(whole) + "\n")
     return path
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file, or of all .jsonl files of a folder, oldest first in each. Raises InputError."""
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path} holds no results: give a .jsonl file of mien bench, or a folder of them")
+    rows = []
+    for file in files:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}: give a .jsonl file of mien bench") from None
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                row = None
+            if not isinstance(row, dict):
+                raise InputError(f"{file}:{number} is no row of results, which is an object of JSON: remove the line")
+            rows.append(row)
+    return rows
+
+
+def key_of(row: Mapping[str, Any]) -> Key | None:
+    """What a row measured, the same in every run of it; None for a row that names no case."""
+    case = row.get("case")
+    if not isinstance(case, Mapping):
+        return None
+    return (str(row["bench"]), *(f"{name} {value}" for name, value in case.items()))
+
+
+def newest(rows: Iterable[Row]) -> dict[Key, Row]:
+    """The last row of each case, in the order in which the cases first come."""
+    found: dict[Key, Row] = {}
+    for row in rows:
+        if (key := key_of(row)) is not None:
+            found[key] = row
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mien.engine.manifest import FREE, Dim, NetworkFormat, NetworkSpec
 from mien.engine.types import Array, TensorSpec
 
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]
+_VERIFIED: dict[Path, tuple[str | int, ...]] = {}  # file -> hash and stamp of when it was right
 
 AUTO_ORDER: Mapping[str, tuple[str, ...]] = {"cpu": ("onnxruntime", "torch"), "cuda": ("torch",)}
 """What "auto" tries, in this order, by kind of device."""
@@ -71,14 +73,33 @@ class Artifact:
         try:
             data = self.path.read_bytes()
         except OSError as error:
-            raise BundleError(f"cannot read {self.path}: {error.strerror}: install the bundle again") from None
-        found = hashlib.sha256(data).hexdigest()
+            raise self._unreadable(error) from None
+        self._compare(hashlib.sha256(data).hexdigest())
+        return data
+
+    def verify(self) -> None:
+        """Hash the file without holding it, once for as long as its stamp (inode, size, times) stays: several networks may
+        read parts of one large file. Raises BundleError.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                of = os.fstat(file.fileno())
+                stamp = (self.sha256, of.st_dev, of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns)
+                if _VERIFIED.get(self.path) != stamp:
+                    self._compare(hashlib.file_digest(file, "sha256").hexdigest())
+                    _VERIFIED[self.path] = stamp
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _compare(self, found: str) -> None:
         if found != self.sha256:
             raise BundleError(
                 f"{self.path} is corrupt: its sha256 is {found}, the bundle says {self.sha256}:"
                 " install the bundle again"
             )
-        return data
+
+    def _unreadable(self, error: OSError) -> BundleError:
+        return BundleError(f"cannot read {self.path}: {error.strerror}: install the bundle again")
 
 
 @dataclass(frozen=True, slots=True)

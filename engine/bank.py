@@ -64,9 +64,11 @@ def empty_bank(inputs: Mapping[str, TensorSpec], rows: int, zeros: Any) -> dict[
 class Bank:
     """One track's keys and values.
 
-    `read` gives a call's inputs, `write` takes its outputs, `step_frame` moves on to the next frame.
+    `read` gives a call's inputs, `write` takes its outputs, `step_frame` moves on to the next frame. frames: those that are
+    kept, a policy's.
     """
 
+    frames: Collection[Held] = ("anchor", "previous")
     anchor: dict[Row, dict[str, Any]] = field(default_factory=dict)
     previous: dict[Row, dict[str, Any]] = field(default_factory=dict)
     _own: dict[Row, dict[str, Any]] = field(default_factory=dict)
@@ -103,8 +105,7 @@ class Bank:
         }
 
     def _held(self, row: Row, frames: Collection[Held]) -> list[dict[str, Any]]:
-        anchor = self.anchor.get(row)
-        previous = self.previous.get(row, anchor)
+        anchor, previous = self.anchor.get(row), self.previous.get(row)
         wanted = [anchor] if anchor is not None and "anchor" in frames else []
         if previous is not None and "previous" in frames and not any(memory is previous for memory in wanted):
             wanted.append(previous)
@@ -121,15 +122,16 @@ class Bank:
             if name.startswith(("own_k_", "own_v_")) and (layers is None or int(name[6:]) in layers)
         }
         for b, row in enumerate(rows):
-            self._own[row] = {name: value[b : b + 1] for name, value in own.items()}
+            if "previous" in self.frames or row not in self.anchor:
+                self._own[row] = {name: value[b : b + 1] for name, value in own.items()}
 
     def step_frame(self) -> None:
-        """The frame is done: what was written becomes the previous frame, or the anchor if there is none yet."""
+        """The frame is done: what was written becomes the previous frame, and the anchor if there is none yet."""
         for row, own in self._own.items():
-            if row in self.anchor:
+            if "previous" in self.frames:
                 self.previous[row] = own
-            else:
-                self.anchor[row] = own
+            if "anchor" in self.frames:
+                self.anchor.setdefault(row, own)
         self._own = {}
 
     def reset(self) -> None:

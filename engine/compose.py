@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -12,19 +14,22 @@ import numpy as np
 from mien.engine.backend import Network
 from mien.engine.blend import poisson
 from mien.engine.clock import Clock
-from mien.engine.edits import Method, View
+from mien.engine.edits import Answer, Method, View
 from mien.engine.face.align import crop_to_frame, paste_box
 from mien.engine.face.mask import GRID_PX, FaceMasks, blur
 from mien.engine.face.points import invert, transform
-from mien.engine.face.warp import motions, warp_crop, warp_field
+from mien.engine.face.warp import motions, moved_points, warp_crop, warp_field
 from mien.engine.frame_crop import bit_depth, crop_frame
 from mien.engine.manifest import AttributeEdit
+from mien.engine.rows import RowGathering
 from mien.engine.spec import EditSpec
 from mien.engine.types import Array, FaceTrack, Frame
 from mien.kernels.composite_yuv import composite_delta_yuv, composite_replace_yuv
 
 Planes = tuple[Array, Array, Array]
 PixelBox = tuple[int, int, int, int]
+Answered = tuple[Array, Answer | None]
+"""The crop that a method saw, and its answer."""
 
 # Weight of a frame's own mask against the track's: the parser's edges flicker, and a mask that flickers shows.
 MASK_SHARE = 0.5
@@ -45,7 +50,7 @@ class Placement:
 
 @dataclass(slots=True)
 class FaceMemory:
-    """What is kept of a face between frames: its track's codes, noise and bank, and its masks in crop space."""
+    """What is kept of a face between frames: its track's codes, noise and bank, and its soft masks on the parser's grid."""
 
     track: FaceTrack
     masks: dict[str, Array] = field(default_factory=dict)
@@ -77,10 +82,28 @@ class FaceJob:
     weight: float
 
 
+class FaceEditing(Protocol):
+    """What survey and stream need of `FaceEdit`, and of what takes its place on a GPU (see cuda/face_edit.py)."""
+
+    @property
+    def method(self) -> Method: ...  # noqa: D102
+    @property
+    def crop_px(self) -> int: ...  # noqa: D102
+    @property
+    def frames_at_once(self) -> int: ...  # noqa: D102
+    def crop(self, frame: Frame, affine: Array) -> Array: ...  # noqa: D102
+    def begin(self, frame: Frame, place: Placement, memory: FaceMemory) -> Any: ...  # noqa: D102
+    def answers(self, jobs: Sequence[Any]) -> Sequence[Any]: ...  # noqa: D102
+    def finish(  # noqa: D102
+        self, frame: Frame, planes: Planes, job: Any, answered: Any = None
+    ) -> tuple[Planes, PixelBox | None]: ...
+
+
 class FaceEdit:
     """Edits faces for one spec, in two halves: `begin` for one face comes in frame order, and its memory is the caller's;
 
-    `finish` may run for `frames_at_once` frames at a time, in any order.
+    `finish` may run for `frames_at_once` frames at a time, in any order. gathering: where the method's networks gather rows;
+    then the method has a frame's faces at once, in threads.
     """
 
     def __init__(
@@ -95,6 +118,7 @@ class FaceEdit:
         *,
         threads: int = 1,
         frames_at_once: int = 1,
+        gathering: RowGathering | None = None,
     ) -> None:
         active = [(edits[name], strength) for name, strength in spec.active]
         self.method = method
@@ -104,7 +128,7 @@ class FaceEdit:
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self.crop_px = crop_px
         self._parser, self._threads, self._clock = parser, threads, clock
-        self.frames_at_once = frames_at_once
+        self.frames_at_once, self._gathering = frames_at_once, gathering
         self._nothing = np.zeros((3, crop_px, crop_px), np.float32)
 
     def crop(self, frame: Frame, affine: Array) -> Array:
@@ -130,21 +154,40 @@ class FaceEdit:
             points = transform(invert(affine), place.points)
             masks = FaceMasks(probabilities, points, self.crop_px, image[0])
             field = self._field(masks, points, memory)
-            mask = memory.steady("region", masks.united(self._regions, self._within))
-            hidden = memory.steady("hidden", masks.united(self._hiding, self._within)) if self._hiding else None
+            mask = masks.enlarged(memory.steady("region", masks.soft(self._regions, self._within)))
+            hidden = None
+            if self._hiding:
+                hidden = masks.enlarged(memory.steady("hidden", masks.soft(self._hiding, self._within)))
         return FaceJob(memory.track, affine, box, crop, field, mask, points, hidden, place.weight)
 
-    def finish(self, frame: Frame, planes: Planes, job: FaceJob) -> tuple[Planes, PixelBox | None]:
+    def answers(self, jobs: Sequence[FaceJob]) -> list[Answered]:
+        """The method's, for the faces of one frame."""
+        if self._gathering is None or len(jobs) < 2:
+            return [self._timed_answer(job) for job in jobs]
+        with self._clock("networks"), ThreadPoolExecutor(len(jobs), "mien:face") as pool:
+            return list(pool.map(self._answer, jobs))
+
+    def _timed_answer(self, job: FaceJob) -> Answered:
+        with self._clock("networks"):
+            return self._answer(job)
+
+    def _answer(self, job: FaceJob) -> Answered:
+        with nullcontext() if self._gathering is None else self._gathering.at_work():
+            crop, points = job.crop, job.points
+            if self.method.wants_code() and job.field is not None:
+                crop, points = warp_crop(crop, job.field), moved_points(points, job.field, self.crop_px)
+            return crop, self.method.finish(job.track, View(crop, job.mask, points, job.hidden))
+
+    def finish(
+        self, frame: Frame, planes: Planes, job: FaceJob, answered: Answered | None = None
+    ) -> tuple[Planes, PixelBox | None]:
         """The planes with this face edited, and the box that may have changed; the same planes and None where there is
         nothing to do.
 
         planes: the frame's own, or those in which other faces have been edited already; the crop always comes from the
-        frame.
+        frame. answered: by the method, None to ask it.
         """
-        with self._clock("networks"):
-            reads = self.method.wants_code()
-            crop = warp_crop(job.crop, job.field) if reads and job.field is not None else job.crop
-            answer = self.method.finish(job.track, View(crop, job.mask, job.points, job.hidden))
+        crop, answer = answered or self._timed_answer(job)
         if answer is not None and self._poisson:
             with self._clock("blend"):
                 answer = poisson(answer, crop, job.mask)

@@ -11,8 +11,10 @@ from typing import Literal, cast, get_args
 from mien.engine.errors import InputError
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Execution = Literal["auto", "eager", "graphs", "compiled"]
 
 MAX_THREADS = 256
+MAX_BATCH = 64
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 
 
@@ -51,16 +53,22 @@ class EngineConfig:
 
     device: "cpu", "cuda" or "cuda:N". backend: a name of `mien.engine.backend.names()`, or "auto": the first usable.
     precision: of the networks' arithmetic; a backend that cannot do it says so. "auto": float32, or int8 where the bundle
-    has a network so and the backend runs it. threads: per network, 0 for `usable_cores()`. frames_at_once: how many
-    frames the caller may finish at a time, which then share the threads.
+    has a network so and the backend runs it; on CUDA float16 in the networks that make pictures. execution: of torch on CUDA;
+    "graphs" launches each network as a whole, "compiled" so what torch.compile makes of it, "eager" neither; "auto": graphs.
+    threads: per network, 0 for `usable_cores()`. frames_at_once: how many frames the caller may finish at a time, which then
+    share the threads. batch_size: most rows of a denoiser call, which faces and frames under work then share (see rows.py); 1
+    for calls of their own. batch_wait_s: how long rows wait for others at most.
     cache_folder: where bundles that are not packaged are looked for.
     """
 
     device: str = "cpu"
     backend: str = "auto"
     precision: Precision = "auto"
+    execution: Execution = "auto"
     threads: int = 0
     frames_at_once: int = 1
+    batch_size: int = 1
+    batch_wait_s: float = 0.05
     cache_folder: Path = field(default_factory=default_cache_folder)
 
     def __post_init__(self) -> None:
@@ -68,6 +76,10 @@ class EngineConfig:
         if not _DEVICE.fullmatch(self.device):
             raise InputError(f"unknown device {self.device!r}: use cpu, cuda or cuda:N")
         check_precision(self.precision)
+        if self.execution not in (on_cpu := ("auto", "eager")) and self.device == "cpu":
+            raise InputError(f"execution is {self.execution!r} on the cpu: use {' or '.join(on_cpu)}, or a CUDA device")
+        if self.execution not in get_args(Execution):
+            raise InputError(f"unknown execution {self.execution!r}: use one of {', '.join(get_args(Execution))}")
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= MAX_THREADS:
             raise InputError(
                 f"threads is {self.threads!r}: use a whole number from 1 to {MAX_THREADS}, or 0 for all cores"
@@ -75,6 +87,18 @@ class EngineConfig:
 
         if self.frames_at_once < 1:
             raise InputError(f"frames_at_once is {self.frames_at_once!r}: use 1 or more")
+        size = self.batch_size
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_BATCH:
+            raise InputError(f"batch_size is {size!r}: use a whole number from 1 to {MAX_BATCH}")
+        if not 0.0 <= self.batch_wait_s < float("inf"):
+            raise InputError(f"batch_wait_s is {self.batch_wait_s!r}: use a number of seconds of 0 or more")
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Those that networks are made ready for, ascending: every one on the CPU, powers of two where each is captured."""
+        if self.device == "cpu":
+            return tuple(range(1, self.batch_size + 1))
+        return (*(1 << i for i in range(self.batch_size.bit_length()) if 1 << i < self.batch_size), self.batch_size)
 
     def for_one_frame(self) -> EngineConfig:
         """What is left for each of the frames finished at a time."""

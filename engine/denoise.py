@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from mien.engine.bank import OWN, Bank, Policy
+from mien.engine.errors import EditError
 from mien.engine.guidance import ResidualKind, blend_step, guide_step, mix, residual_cfg
 from mien.engine.latent_model import Condition, FrameInputs, LatentModel
 from mien.engine.motion import MotionField
@@ -33,9 +34,9 @@ class Wishes:
 
     timesteps: descending. edited, source: the rows of the edited answer and, for `delta`, of the source's. step: of
     `replace`. guided: whether the previous frame's clean latents guide the latents after each step (Pix2Video). residual: how
-    the unconditional row of `edited` is stood for in `replace` (StreamDiffusion); with another than "none" the rows must be
-    `none` and `text`. motion: pixels of a 512 px crop that a frame moves by, for frames made from noise (Text2Video-Zero);
-    smooth: whether their background is drawn to the first frame's.
+    the unconditional row of `edited` is stood for in `replace` (StreamDiffusion). motion: pixels of a 512 px crop that a
+    frame moves by, for frames made from noise in two steps or more (Text2Video-Zero); smooth: whether their background is
+    drawn to the first frame's. Raises EditError for a residual where there is no unconditional row.
     """
 
     timesteps: Sequence[float]
@@ -48,6 +49,9 @@ class Wishes:
     motion: tuple[float, float] | None = None
     smooth: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_residual(self.residual, self.edited)
 
 
 class CropDenoiser:
@@ -77,11 +81,11 @@ class CropDenoiser:
             step = guide_step(step, guided_memory(track))
         branches = partial(self._branches, track, conditions, frame, "edited")
         denoiser = mix(branches, wishes.edited)
-        if wishes.residual != "none" and "none" in wishes.edited:
+        if wishes.residual != "none":
             text, nothing = mix(branches, {"text": 1.0}), mix(branches, {"none": 1.0})
             denoiser = residual_cfg(wishes.residual, text, nothing, schedule, z, wishes.edited["text"])
         start, begin = schedule.add_noise(z, noise[0], wishes.timesteps[0]), 0
-        if wishes.motion is not None and len(wishes.timesteps) > 1:
+        if wishes.motion is not None:
             field = MotionField.of(track, wishes.motion, wishes.timesteps)
             step = field.recording(step, start)
             if field.frame:
@@ -128,7 +132,7 @@ class CropDenoiser:
         policy = self._wishes.policy
         bank: Bank | None = None
         if policy.frames:
-            track.bank = bank = track.bank or Bank()
+            track.bank = bank = track.bank or Bank(policy.frames)
         at = conditions(t)
         named = [(f"{side}.{name}", at[name]) for side, name in rows]
         return self._model.predict(x, t, named, frame, bank, policy)
@@ -140,6 +144,16 @@ class CropDenoiser:
                 drawn = np.random.default_rng((self._wishes.seed, track.track_id, step)).standard_normal(z.shape[1:])
                 track.noise[step] = drawn.astype(np.float32)[None]
         return [track.noise[step] for step in range(len(self._wishes.timesteps))]
+
+
+def check_residual(kind: ResidualKind, edited: Weights) -> None:
+    """Raise EditError where residual guidance is asked of rows that are not `none` and `text`."""
+    if kind != "none" and set(edited) != {"none", "text"}:
+        more = ", or give a --guidance-scale above 1" if set(edited) == {"text"} else ""
+        raise EditError(
+            f"residual_cfg is {kind!r}, which stands for the row 'none' beside 'text', but here the rows are"
+            f" {', '.join(edited)}: leave it out{more}"
+        )
 
 
 def guided_memory(track: FaceTrack) -> MutableMapping[float, Array]:

@@ -12,7 +12,7 @@ from mien.engine.backend import Network, Selection, select
 from mien.engine.bundle import Bundle
 from mien.engine.choose import largest
 from mien.engine.clock import Clock, OnTime
-from mien.engine.compose import FaceEdit, FaceMemory, Placement
+from mien.engine.compose import FaceEdit, FaceEditing, FaceMemory, Placement
 from mien.engine.config import EngineConfig
 from mien.engine.errors import BundleError, EditError
 from mien.engine.face.align import ffhq_quad
@@ -21,13 +21,16 @@ from mien.engine.face.gate import turn_weight
 from mien.engine.face.landmarks import Landmarker
 from mien.engine.face.track import Tracker
 from mien.engine.manifest import NetworkFormat
+from mien.engine.rows import RowBatcher, RowCounts, RowGathering
 from mien.engine.spec import EditSpec
-from mien.engine.stream import Stream
+from mien.engine.stream import Stream, edit_in_flight
 from mien.engine.survey import EditedFrame, Survey, begin_faces, finish_faces
 from mien.engine.types import FaceTrack, Frame
 
 FOLLOWING = ("detector", "landmarks")
 ANALYSIS = (*FOLLOWING, "parser")
+DENOISERS = ("denoiser", "difference", "unet", "controlnet")
+"""Networks whose rows are gathered."""
 
 
 class Editor:
@@ -35,7 +38,9 @@ class Editor:
 
     bundle: a name, a folder or an opened bundle. edits: name -> strength; in the place of those of `spec`. spec:
     everything else the user wants. config: what it runs on. on_time: told how long each part of the work took, from
-    whichever thread does it. networks: already loaded ones, by name, in the place of the bundle's files.
+    whichever thread does it. networks: already loaded ones, by name, in the place of the bundle's files. gathering: where the
+    denoiser's rows meet those of other editors that have the same networks; None for one of its own, as `config` says. `notes`:
+    what a report should say of how it edits.
     Raises EditError for an edit the bundle does not have or a strength outside its range; BundleError,
     UnavailableError as loading does. With no edit of a strength other than 0 nothing is loaded and every frame comes
     back as the object it was. `survey`, `stream` and `edit_picture` may be used at the same time from different
@@ -51,6 +56,7 @@ class Editor:
         *,
         on_time: OnTime | None = None,
         networks: Mapping[str, Network] | None = None,
+        gathering: RowGathering | None = None,
     ) -> None:
         spec = spec or EditSpec()
         self.spec = spec if edits is None else replace(spec, edits=tuple(edits.items()))
@@ -61,7 +67,11 @@ class Editor:
         check_edits(self.spec, self.bundle)
         self.selection: Selection | None = None
         self._clock = Clock(on_time)
-        self._edit: FaceEdit | None = None
+        self._edit: FaceEditing | None = None
+        self.notes: list[str] = []
+        self.gathering = gathering
+        if gathering is None and self.config.batch_size > 1:
+            self.gathering = RowGathering(self.config.batch_sizes, self.config.batch_wait_s)
         method_class = methods.load(self.spec.method)
         if method_class.is_active(self.spec):
             self._load(method_class, networks)
@@ -75,9 +85,10 @@ class Editor:
         if networks is None:
             chosen = {name: select(self.config, self._format(name)) for name in wanted}
             self.selection = chosen[wanted[-1]]
-            loaded = {
-                name: self.bundle.load(name, selection.backend, self.config if name in FOLLOWING else each)
-                for name, selection in chosen.items()
+            whole = (*FOLLOWING, *DENOISERS) if self.gathering is not None else FOLLOWING  # those of one call at a time
+            loaded = {  # denoisers last: torch's one pool of threads is as large as the last load says
+                name: self.bundle.load(name, selection.backend, self.config if name in whole else each)
+                for name, selection in sorted(chosen.items(), key=lambda item: item[0] in DENOISERS)
             }
         else:
             loaded = dict(networks)
@@ -85,19 +96,42 @@ class Editor:
                 raise BundleError(
                     f"the edits need the networks {', '.join(wanted)}; {', '.join(missing)} were not given"
                 )
+        plain = dict(loaded)
+        if self.gathering is not None:
+            loaded |= {name: RowBatcher(loaded[name], self.gathering) for name in wanted if name in DENOISERS}
         method = method_class(self.spec, self.bundle, loaded)
         regions = method_class.regions(self.spec, manifest)
-        options: Any = {"threads": each.num_threads, "frames_at_once": at_once}
+        options: Any = {"threads": each.num_threads, "frames_at_once": at_once, "gathering": self.gathering}
         size = self.spec.crop_px or manifest.crop_size_px
         self._edit = FaceEdit(
             self.spec, manifest.edits, method, regions, loaded["parser"], size, self._clock, **options
         )
+        if self.config.device != "cpu":
+            self._edit = self._on_device(method, regions, plain, size) or self._edit
         self._detector = Detector(loaded["detector"])
         self._landmarker = Landmarker(loaded["landmarks"], self.config.num_threads)
+
+    def _on_device(
+        self, method: methods.Method, regions: tuple[str, ...], networks: Mapping[str, Network], size: int
+    ) -> FaceEditing | None:
+        """What keeps pixels on the device, where the bundle and the spec allow it; else a note says why not."""
+        from mien.engine.cuda.on_device import on_device
+
+        found = on_device(self.config, self.spec, self.bundle.manifest, method, regions, networks, size, self._clock)
+        if isinstance(found, str):
+            self.notes.append(f"every crop went through the host's memory: {found}")
+            return None
+        return found
 
     def _format(self, network: str) -> NetworkFormat:
         """Of a network's file; of one that the bundle has not, loading says so."""
         return self.bundle.networks[network].format if network in self.bundle.networks else "onnx"
+
+    @property
+    def row_counts(self) -> RowCounts | None:
+        """Of the batches so far; None where no rows are gathered."""
+        on_device: RowCounts | None = getattr(self._edit, "counts", None)
+        return on_device or (None if self.gathering is None else self.gathering.counts())
 
     @property
     def active(self) -> bool:
@@ -119,10 +153,11 @@ class Editor:
         return Stream(self.spec, self._edit, self.tracker(), self._clock)
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """Edit frames as they come, in order, one for one."""
-        stream = self.stream()
-        for frame in frames:
-            yield stream.edit(frame).frame
+        """Edit frames as they come, in order, one for one; `config.frames_at_once` are under work at a time, where a frame does
+        not need the one before it.
+        """
+        for edited in edit_in_flight(self.stream(), frames):
+            yield edited.frame
 
     def edit_picture(self, frame: Frame) -> EditedFrame:
         """Edit a single picture; `largest` and N go by the faces' size in it."""

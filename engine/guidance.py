@@ -46,7 +46,8 @@ def cfg_weights(guidance_scale: float) -> dict[str, float]:
 
 
 def dual_weights(guidance_scale: float, image_guidance_scale: float) -> dict[str, float]:
-    """Of the conditions `none`, `image` and `image_text`, for `mix`; without those whose weight is 0.
+    """Of the conditions `none`, `image` and `image_text`, for `mix`; without those whose weight is 0. InstructPix2Pix (Brooks
+    et al. 2023, equation 3): e(0,0) + s_I (e(I,0) - e(0,0)) + s_T (e(I,T) - e(I,0)).
 
     Two equal scales need no row `image`, an image_guidance_scale of 1 none of `none`; two of 1 leave `image_text` alone.
     """
@@ -73,14 +74,6 @@ def mix(branches: Branches, weights: Mapping[str, float]) -> Denoiser:
         return sum(blocks[1:], start=blocks[0])
 
     return guided
-
-
-def dual_guidance(branches: Branches, guidance_scale: float = 7.5, image_guidance_scale: float = 1.5) -> Denoiser:
-    """InstructPix2Pix (Brooks et al. 2023, equation 3): e(0,0) + s_I (e(I,0) - e(0,0)) + s_T (e(I,T) - e(I,0)).
-
-    branches is asked for `dual_weights` only, so that (1, 1) costs one row, (s, 1) and (s, s) two.
-    """
-    return mix(branches, dual_weights(guidance_scale, image_guidance_scale))
 
 
 def residual_x0(

@@ -88,13 +88,26 @@ class LandmarkShift:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """Where a direction leads a code to, in place of adding to it (GANSpace, Haerkoenen et al. 2020).
+
+    A code lies at <its first row, d> / spread^2 - centre, d being the direction's first row that is not 0. coordinate: where
+    strength 1 leads; strength 0 leaves it where it lies, and 0.5 goes half of the way.
+    """
+
+    coordinate: float
+    centre: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
 class AttributeEdit:
     """An attribute edit, as data.
 
     range: accepted strengths (lo, hi). direction: key of the W+ direction in `Bundle.directions`, or None: the
-    denoiser does not run for it. template: landmark motions. regions: names of the mask's regions, united. t_max:
-    timestep where the denoising starts, 1..999. gain: factor on the direction's difference. hides: whether what it draws
-    hides what was there, down to the frame's own detail (dark glasses).
+    denoiser does not run for it. target: where the direction leads, None for one that adds. template: landmark motions.
+    regions: names of the mask's regions, united. t_max: timestep where the denoising starts, 1..999. gain: factor on the
+    direction's difference. hides: whether what it draws hides what was there, down to the frame's own detail (dark glasses).
     """
 
     name: str
@@ -107,6 +120,7 @@ class AttributeEdit:
     gain: float
     composition: Composition
     hides: bool = False
+    target: Target | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,13 +306,25 @@ def _edit(name: str, section: Section) -> AttributeEdit:
         gain=section.number("gain"),
         composition=section.choice("composition", ("delta", "replace")),
         hides=section.flag("hides"),
+        target=_target(section.section("target")) if section.has("target") else None,
     )
     section.finish()
     if not edit.regions:
         raise BundleError(f"{section.where}.regions: an edit needs at least one region")
     if edit.direction is None and not edit.template:
         raise BundleError(f"{section.where}: an edit needs a direction or a template, this one has neither")
+    if edit.direction is None and edit.target is not None:
+        raise BundleError(f"{section.where}: a target needs a direction that leads there, this edit has none")
     return edit
+
+
+def _target(section: Section) -> Target:
+    spread = section.number("spread", 0.0, math.inf)
+    value = Target(section.number("coordinate"), section.number("centre"), spread)
+    section.finish()
+    if spread == 0.0:
+        raise BundleError(f"{section.where}.spread is 0, it must be above")
+    return value
 
 
 def _back(section: Section) -> tuple[float, float]:

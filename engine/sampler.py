@@ -5,8 +5,8 @@ A denoiser is D(x, t) -> x0 with x (B, C, h, w) and t an int, or a float where t
 is one array like x for each step, fixed by the caller, never drawn here: fresh noise per frame is what makes video
 flicker. Arrays are numpy or torch; only + - * / touch them.
 
-A step is the arithmetic between two denoiser calls; `sample_steps` runs any, `stream_batch` runs it row by row, and
-`guidance` wraps it where something is to be done to the latents after every step.
+A step is the arithmetic between two denoiser calls; `sample_steps` runs any, and `guidance` wraps it where something is to
+be done to the latents after every step.
 """
 
 from __future__ import annotations

@@ -55,10 +55,20 @@ def _finite(what: str, value: Any) -> float:
     return float(value)
 
 
-def _choice(what: str, value: Any, accepted: Iterable[str]) -> None:
+def check_choice(what: str, value: Any, accepted: Iterable[Any]) -> None:
+    """Raise EditError for a value that is not one of the accepted texts or numbers."""
     accepted = tuple(accepted)
+    words = [str(word) for word in accepted]
     if value not in accepted:
-        raise EditError(f"{what} is {value!r}; accepted: {', '.join(accepted)}{nearest(str(value), accepted)}")
+        said = f"{value:g}" if isinstance(value, float) else repr(value)
+        hint = nearest(value, words) if isinstance(value, str) else ""
+        raise EditError(f"{what} is {said}; accepted: {', '.join(words)}{hint}")
+
+
+def check_number(what: str, value: float, low: float, high: float) -> None:
+    """Raise EditError for a number outside its range, or one that is not a number."""
+    if not low <= value <= high:
+        raise EditError(f"{what} is {value:g}; accepted: {low:g} to {high:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,8 @@ class EditSpec:
     leaves it to the bundle. seed: 0..2**32-1, of the fixed noise. faces: the largest face, all, or the N largest.
     region: cuts the edits' masks further; None keeps them. blend: how an answer meets the frame at the mask's edge, by the
     `feather` of the mask alone, or after a `poisson` equation, which keeps its gradients and gives up its offset there (see
-    blend.py). composition: `auto` takes each edit's own. sampler: of the `replace` composition. crop_px: side of the crop
+    blend.py). composition: `auto` takes each edit's own. sampler: of the embedded bundle's `replace` composition, None for
+    lcm; where an imported bundle's `sampling` rules, or nothing is sampled, one given is an error. crop_px: side of the crop
     that the networks see, a multiple of 8; None for the bundle's. options: (key, number or text) of the method's own
     `Options`. Raises EditError for a value out of range, never clamps.
     """
@@ -89,7 +100,7 @@ class EditSpec:
     region: str | None = None
     blend: str = "feather"
     composition: str = "auto"
-    sampler: str = "lcm"
+    sampler: str | None = None
     crop_px: int | None = None
     options: tuple[tuple[str, float | str], ...] = ()
 
@@ -104,12 +115,10 @@ class EditSpec:
         object.__setattr__(self, "options", tuple(known))
         if self.strength is not None:
             object.__setattr__(self, "strength", _finite("strength", self.strength))
-            if not 0.0 <= self.strength <= 1.0:
-                raise EditError(f"strength is {self.strength:g}; accepted: 0 to 1")
+            check_number("strength", self.strength, 0, 1)
         if self.guidance_scale is not None:
             object.__setattr__(self, "guidance_scale", _finite("guidance_scale", self.guidance_scale))
-            if not 0.0 <= self.guidance_scale <= MAX_GUIDANCE:
-                raise EditError(f"guidance_scale is {self.guidance_scale:g}; accepted: 0 to {MAX_GUIDANCE}")
+            check_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
         if self.crop_px is not None:
             _whole("crop_px", self.crop_px, 64, 2048)
             if self.crop_px % 8:
@@ -118,14 +127,15 @@ class EditSpec:
             _whole("num_steps", self.num_steps, 1, MAX_STEPS)
         _whole("seed", self.seed, 0, MAX_SEED)
         if isinstance(self.faces, str):
-            _choice("faces", self.faces, ("largest", "all"))
+            check_choice("faces", self.faces, ("largest", "all"))
         elif isinstance(self.faces, bool) or not isinstance(self.faces, int) or self.faces < 1:
             raise EditError(f"faces is {self.faces!r}; accepted: largest, all, or a whole number from 1")
         if self.region is not None:
-            _choice("region", self.region, REGIONS)
-        _choice("blend", self.blend, BLENDS)
-        _choice("composition", self.composition, COMPOSITIONS)
-        _choice("sampler", self.sampler, SAMPLERS)
+            check_choice("region", self.region, REGIONS)
+        check_choice("blend", self.blend, BLENDS)
+        check_choice("composition", self.composition, COMPOSITIONS)
+        if self.sampler is not None:
+            check_choice("sampler", self.sampler, SAMPLERS)
 
     @property
     def active(self) -> tuple[tuple[str, float], ...]:

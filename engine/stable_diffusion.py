@@ -14,7 +14,7 @@ import numpy as np
 
 from mien.engine.backend import Network
 from mien.engine.bank import Bank, Policy
-from mien.engine.errors import BundleError
+from mien.engine.errors import BundleError, EditError
 from mien.engine.face.mask import BACKGROUND, GRID_PX
 from mien.engine.latent_model import Condition, FrameInputs, LatentModel, read_bank, stacked
 from mien.engine.manifest import Manifest
@@ -25,6 +25,8 @@ from mien.engine.types import Array
 
 CODE_PX = 256
 FEATHER_PX = 2.5  # of the person's outline, on the parser's grid
+UNETS: Mapping[int, str] = {4: "text-to-image", 5: "depth", 8: "InstructPix2Pix", 9: "inpainting"}  # by what they read
+SHOWN = 60  # letters of a prompt in an error
 
 
 class StableDiffusion(LatentModel):
@@ -55,8 +57,15 @@ class StableDiffusion(LatentModel):
         return self._networks["w_encoder"](image=np.ascontiguousarray(white[None], np.float32))["w_plus"]
 
     def text(self, prompt: str) -> Array:
-        """Embeddings (1, 77, D) of a prompt."""
-        return self._networks["text_encoder"](tokens=self._tokenizer().encode(prompt).ids)["embeddings"]
+        """Embeddings (1, 77, D) of a prompt. Raises EditError for one that is too long."""
+        tokens = self._tokenizer().encode(prompt)
+        if tokens.lost:
+            lost = tokens.lost if len(tokens.lost) <= SHOWN else tokens.lost[:SHOWN] + "..."
+            raise EditError(
+                f"the prompt {prompt[:SHOWN]!r}... is too long: of the {tokens.ids.shape[1]} tokens that the text encoder"
+                f" reads, start and end take 2, and these words no longer fit: {lost!r}; shorten it"
+            )
+        return self._networks["text_encoder"](tokens=tokens.ids)["embeddings"]
 
     def condition(
         self,
@@ -104,8 +113,7 @@ class StableDiffusion(LatentModel):
         channels = sum(part.shape[1] for part in parts)
         if channels != self.layout.in_channels:
             reads = self.layout.in_channels
-            kind = _MADE_FOR.get(reads, "no method of mien knows such a one")
-            raise BundleError(f"this UNet reads {reads} channels, the method gives {channels}: {kind}")
+            raise BundleError(f"this UNet reads {reads} channels, the method gives {channels}")
         return np.concatenate(parts, 1) if len(parts) > 1 else x
 
     def more_inputs(
@@ -149,11 +157,3 @@ class StableDiffusion(LatentModel):
             name: np.zeros((n, channels, -(-height // by), -(-width // by)), np.float32)
             for name, (channels, by) in zip(names, [*skips, skips[-1]], strict=True)
         }
-
-
-_MADE_FOR = {
-    4: "it is a plain text-to-image UNet",
-    5: "it is a depth UNet; use method pix2video with a depth network",
-    8: "it is an InstructPix2Pix UNet; use method instruct_pix2pix",
-    9: "it is an inpainting UNet, which no method of mien uses",
-}

@@ -4,18 +4,21 @@ codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mien.engine.choose import RunningChoice
 from mien.engine.clock import Clock
-from mien.engine.compose import FaceEdit, FaceMemory, Placement
+from mien.engine.compose import FaceEditing, FaceMemory, Placement
 from mien.engine.face.align import StreamSmoother, crop_to_frame
 from mien.engine.face.gate import turn_weight
 from mien.engine.face.track import Tracker
 from mien.engine.spec import EditSpec
-from mien.engine.survey import CODE_EVERY, MAX_GAP, RAMP_FRAMES, EditedFrame, begin_faces, finish_faces
+from mien.engine.survey import CODE_EVERY, MAX_GAP, RAMP_FRAMES, BegunFrame, EditedFrame, begin_faces, finish_faces
 from mien.engine.types import FaceTrack, Frame
 
 
@@ -29,9 +32,13 @@ class _Followed:
 
 
 class Stream:
-    """A passive stage: `edit` every frame in order, each answered at once; `reset` between streams."""
+    """A passive stage: `edit` every frame in order, each answered at once; `reset` between streams.
 
-    def __init__(self, spec: EditSpec, edit: FaceEdit | None, tracker: Tracker | None, clock: Clock) -> None:
+    `begin` and `finish` are its two halves: the first takes the frames in order, the second may run for `frames_at_once` of
+    them at a time.
+    """
+
+    def __init__(self, spec: EditSpec, edit: FaceEditing | None, tracker: Tracker | None, clock: Clock) -> None:
         self._spec, self._edit, self._tracker, self._clock = spec, edit, tracker, clock
         self.reset()
 
@@ -43,10 +50,19 @@ class Stream:
         if self._tracker is not None:
             self._tracker.reset()
 
+    @property
+    def frames_at_once(self) -> int:
+        """What the configuration says; 1 where each frame needs the one before it."""
+        return 1 if self._edit is None else self._edit.frames_at_once
+
     def edit(self, frame: Frame) -> EditedFrame:
         """The next frame edited; the same object where there is no face to edit."""
+        return self.finish(self.begin(frame))
+
+    def begin(self, frame: Frame) -> BegunFrame:
+        """What must be done in order: follow the faces, sample their codes, crop, parse."""
         if self._tracker is None or self._edit is None:
-            return EditedFrame(frame)
+            return BegunFrame(frame)
         self._position += 1
         faces = [face for face in self._tracker.update(frame) if self._tracker.confirmed(face.track_id)]
         if self._tracker.scene != self._scene:
@@ -71,7 +87,15 @@ class Stream:
             followed.edited += 1
             places.append(Placement(face.track_id, quad, points, weight))
         memories = {k: followed.memory for k, followed in self._followed.items()}
-        return finish_faces(self._edit, begin_faces(self._edit, frame, places, memories))
+        begun = begin_faces(self._edit, frame, places, memories)
+        if self.frames_at_once == 1:
+            return begun
+        as_it_is_now = (replace(job, track=replace(job.track)) for job in begun.jobs)  # a later frame may add a code
+        return BegunFrame(frame, tuple(as_it_is_now))
+
+    def finish(self, begun: BegunFrame) -> EditedFrame:
+        """The rest: the method's networks and the composition."""
+        return finish_faces(self._edit, begun)
 
     def _follow(self, track_id: int) -> _Followed:
         """The track's state for this frame: a face that comes within a scene, or back after a gap, fades in over 4
@@ -91,3 +115,24 @@ class Stream:
         else:
             followed.weight = min(1.0, followed.weight + step)
         return followed
+
+
+def edit_in_flight(stream: Stream, frames: Iterable[Frame]) -> Generator[EditedFrame, None, None]:
+    """The frames edited, in order, one for one. With `frames_at_once` n of a stream above 1, n are under work at a time, and
+    each is answered once n - 1 more have begun or the frames have ended.
+    """
+    if stream.frames_at_once == 1:
+        for frame in frames:
+            yield stream.edit(frame)
+        return
+    working: deque[Future[EditedFrame]] = deque()
+    pool = ThreadPoolExecutor(stream.frames_at_once, "mien:edit")
+    try:
+        for frame in frames:
+            working.append(pool.submit(stream.finish, stream.begin(frame)))
+            if len(working) == stream.frames_at_once:
+                yield working.popleft().result()
+        while working:
+            yield working.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mien.engine.choose import Presence, choose_tracks, largest, prominence
 from mien.engine.clock import Clock
-from mien.engine.compose import FaceEdit, FaceJob, FaceMemory, PixelBox, Placement
+from mien.engine.compose import FaceEditing, FaceMemory, PixelBox, Placement
 from mien.engine.face.align import crop_to_frame, ffhq_quad, smooth_points, smooth_quads
 from mien.engine.face.gate import turn_weight
 from mien.engine.face.points import area
@@ -70,11 +71,11 @@ class BegunFrame:
     """A frame whose faces are begun; pictures only, nothing that a later frame changes."""
 
     frame: Frame
-    jobs: tuple[FaceJob, ...] = ()
+    jobs: tuple[Any, ...] = ()
 
 
 def begin_faces(
-    edit: FaceEdit | None, frame: Frame, places: Sequence[Placement], memories: dict[int, FaceMemory]
+    edit: FaceEditing | None, frame: Frame, places: Sequence[Placement], memories: dict[int, FaceMemory]
 ) -> BegunFrame:
     """The first half of editing a frame's faces; a face's frames come in order."""
     if edit is None:
@@ -83,12 +84,13 @@ def begin_faces(
     return BegunFrame(frame, tuple(job for job in begun if job is not None))
 
 
-def finish_faces(edit: FaceEdit | None, begun: BegunFrame) -> EditedFrame:
-    """The second half: one face after the other; with none the frame comes back as it is."""
-    planes, boxes = begun.frame.planes, []
-    for job in begun.jobs:
-        assert edit is not None
-        planes, box = edit.finish(begun.frame, planes, job)
+def finish_faces(edit: FaceEditing | None, begun: BegunFrame) -> EditedFrame:
+    """The second half: one face after the other into the planes; with none the frame comes back as it is."""
+    if edit is None:
+        return EditedFrame(begun.frame)
+    planes, boxes = begun.frame.planes, list[PixelBox]()
+    for job, answered in zip(begun.jobs, edit.answers(begun.jobs), strict=True):
+        planes, box = edit.finish(begun.frame, planes, job, answered)
         boxes += [box] if box is not None else []
     return EditedFrame(replace(begun.frame, planes=planes), tuple(boxes)) if boxes else EditedFrame(begun.frame)
 
@@ -102,13 +104,18 @@ class Plan:
 
     def __init__(
         self,
-        edit: FaceEdit | None,
+        edit: FaceEditing | None,
         places: dict[int, list[Placement]],
         memories: dict[int, FaceMemory],
         tracks: tuple[TrackSummary, ...],
     ) -> None:
         self._edit, self._places, self._memories = edit, places, memories
         self.tracks = tracks
+
+    @property
+    def faces(self) -> FaceEditing | None:
+        """What edits the faces; None where there is nothing to do."""
+        return self._edit
 
     @property
     def frames_at_once(self) -> int:
@@ -139,7 +146,7 @@ class Plan:
 class Survey:
     """The first pass over a file: `add` every frame in order, then `finish`."""
 
-    def __init__(self, spec: EditSpec, edit: FaceEdit | None, tracker: Tracker | None, clock: Clock) -> None:
+    def __init__(self, spec: EditSpec, edit: FaceEditing | None, tracker: Tracker | None, clock: Clock) -> None:
         self._spec, self._edit, self._tracker, self._clock = spec, edit, tracker, clock
         self._indices: list[int] = []
         self._scenes: list[int] = []

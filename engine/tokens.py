@@ -37,11 +37,6 @@ class Tokens:
     ids: Array
     lost: str = ""
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether a part of the prompt was left out."""
-        return bool(self.lost)
-
 
 class Tokenizer:
     """Prompts to tokens.

@@ -14,13 +14,13 @@ import numpy as np
 from mien.engine.backend import Network
 from mien.engine.bank import EXTENDED, OWN
 from mien.engine.bundle import Bundle
+from mien.engine.code_edit import CodeEdit
 from mien.engine.edits import edited_regions, read_options
-from mien.engine.errors import EditError
-from mien.engine.guidance import cfg_weights
 from mien.engine.latent_model import Condition
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import NETWORKS, PromptEdit, Recipe, Thrift, bind_model, guidance_scale, require
-from mien.engine.spec import EditSpec
+from mien.engine.prompt_edit import PromptEdit, Recipe, bind_model, guidance_scale
+from mien.engine.spec import EditSpec, check_choice, check_number
+from mien.engine.thrift import Thrift
 from mien.engine.types import Array, FaceTrack
 
 ADAPTER_NETWORKS = ("w_encoder", "w_projection")
@@ -28,10 +28,13 @@ ADAPTER_NETWORKS = ("w_encoder", "w_projection")
 
 @dataclass(frozen=True, slots=True)
 class Options(Thrift):
-    """w_scale: lambda, the weight of the code's tokens, 0 to 2. w_delay: share of the steps that run before they count; the
-    publication has 0.2 for pictures made from noise. extended: 1 lets self-attention see the first and the previous frame
-    too, 0 the frame alone. source_prompt: what the source shows, for the `delta` composition.
+    """w_scale: lambda, the weight of the code's tokens, 0 to 2. w_delay: share of the steps that run before they count, all but
+    the last step, where they always do; the publication has 0.2 for pictures made from noise. extended: 1 lets self-attention
+    see the first and the previous frame too, 0 the frame alone. source_prompt: what the source shows, for the `delta`
+    composition.
     """
+
+    DELTA = ("source_prompt",)
 
     w_scale: float = 1.0
     w_delay: float = 0.0
@@ -40,27 +43,25 @@ class Options(Thrift):
 
     def __post_init__(self) -> None:
         self.check()
-        for name, high in (("w_scale", 2.0), ("w_delay", 1.0)):
-            if not 0.0 <= getattr(self, name) <= high:
-                raise EditError(f"{name} is {getattr(self, name):g}; accepted: 0 to {high:g}")
-        if self.extended not in (0, 1):
-            raise EditError(f"extended is {self.extended:g}; accepted: 0, 1")
+        check_number("w_scale", self.w_scale, 0, 2)
+        check_number("w_delay", self.w_delay, 0, 1)
+        check_choice("extended", self.extended, (0, 1))
 
 
 class WPlusAdapter(PromptEdit):
     """The method; see the file's first lines."""
 
-    @staticmethod
-    def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """A UNet with the adapter."""
-        read_options(Options, spec)
-        return require(spec, manifest, (*NETWORKS, *ADAPTER_NETWORKS))
+    options = Options
 
-    @staticmethod
-    def in_order(spec: EditSpec, manifest: Manifest) -> bool:
+    @classmethod
+    def own_networks(cls, spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """The adapter's."""
+        return ADAPTER_NETWORKS
+
+    @classmethod
+    def in_order(cls, spec: EditSpec, manifest: Manifest) -> bool:
         """Where a frame reads the ones before it."""
-        options = read_options(Options, spec)
-        return bool(options.extended or options.similarity)
+        return bool(read_options(Options, spec).extended) or super().in_order(spec, manifest)
 
     @staticmethod
     def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
@@ -70,11 +71,11 @@ class WPlusAdapter(PromptEdit):
     def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
         self._options, self._scale = read_options(Options, spec), guidance_scale(spec, bundle.manifest)
         model = bind_model(bundle, networks)
-        self._dw = direction(spec, bundle)
+        self._edited_code = CodeEdit(spec, bundle)
         texts = {"text": spec.prompt, "none": spec.negative_prompt, "source": self._options.source_prompt}
         self._texts = {name: model.text(text) for name, text in texts.items()}
         recipe = Recipe(
-            cfg_weights(self._scale),
+            self.edited(spec, bundle.manifest),
             {"source": 1.0},
             self._conditions,
             policy=EXTENDED if self._options.extended else OWN,
@@ -89,7 +90,7 @@ class WPlusAdapter(PromptEdit):
 
     def encode(self, track: FaceTrack, crop: Array) -> None:
         """Add a crop's code to the track's mean."""
-        track.add_code(self._model.code(crop))
+        track.add_code(self.model.code(crop))
 
     def _conditions(self, track: FaceTrack, t: float) -> dict[str, Condition]:
         kept = track.memory.get("conditions")
@@ -101,22 +102,11 @@ class WPlusAdapter(PromptEdit):
         return {name: _without_code(condition) for name, condition in conditions.items()}
 
     def _told(self, w: Array) -> dict[str, Condition]:
-        codes = {"text": w + self._dw, "none": None, "source": w}
+        codes = {"text": self._edited_code(w), "none": None, "source": w}
         return {
-            name: self._model.condition(self._texts[name], code, self._options.w_scale, self._scale - 1)
+            name: self.model.condition(self._texts[name], code, self._options.w_scale, self._scale - 1)
             for name, code in codes.items()
         }
-
-
-def direction(spec: EditSpec, bundle: Bundle) -> Array:
-    """What the active edits add to a code, (1, N, D); 0 without any."""
-    edits = [(bundle.edit(name), strength) for name, strength in spec.active]
-    parts = [
-        np.float32(strength * edit.gain) * bundle.directions[edit.direction]
-        for edit, strength in edits
-        if edit.direction is not None
-    ]
-    return np.asarray(sum(parts, start=np.zeros((1, 1, 1), np.float32)), np.float32)
 
 
 def _without_code(condition: Condition) -> Condition:

@@ -6,6 +6,7 @@ replace: out(p) = round((1 - m(c)) src(p) + m(c) (M rgb(c) + offset))
 round(v) = floor(v + 1/2), clipped to the codes 0..2^bits - 1. A sample outside the box or the crop's square
 [-1/2, S - 1/2]^2, or with mask and warp zero, is the source's, bit for bit. Chroma is computed at its own positions.
 Bytes moved: the box's planes read and written once (3 per pixel at 8 bit), 16 S^2 read.
+Frames that lie on a GPU have functions of their own in `mien.kernels.gpu.composite_yuv`: many faces in one launch, in place.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 crop(u, v) = clip(M mean_q(Y(A q), U(A q), V(A q)) + offset, -1, 1), A = crop_to_frame, planes bilinear, clamp to edge.
 The k x k positions q spread over the crop pixel's square; k = ceil(frame pixels per crop pixel) <= 4 prevents aliasing.
 Bytes moved: the planes under the crop once (1.5 per pixel at 8 bit), 12 S^2 written.
+Frames that lie on a GPU have a function of their own, `mien.kernels.gpu.crop_yuv.crop_yuv_surfaces`: many faces in one launch.
 """
 
 from __future__ import annotations

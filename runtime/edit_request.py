@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mien.engine import edits as methods
 from mien.engine.backend import Selection
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
@@ -50,6 +51,7 @@ class EditRequest:
             "device": self.config.device,
             "precision": self.config.precision,
             "threads": self.config.num_threads,
+            "batch": self._batch(),
             "encoder": f"{job.codec}, crf {job.crf}, {job.preset}" if self.kind == "video" else "picture",
             "from_s": job.start_s,
             "to_s": job.stop_s,
@@ -68,7 +70,15 @@ class EditRequest:
             "to_s": job.stop_s,
             "precision": self.config.precision,
             "threads": self.config.num_threads,
+            "batch_size": self.config.batch_size,
         }
+
+    def _batch(self) -> str:
+        if self.config.batch_size == 1:
+            return "each call by itself"
+        in_order = methods.load(self.spec.method).in_order(self.spec, self.bundle.manifest)
+        whose = "faces of a frame, each frame needs the one before" if in_order else "faces and frames"
+        return f"up to {self.config.batch_size} rows of {whose}"
 
 
 def parse_faces(text: str) -> Faces:

@@ -51,9 +51,11 @@ def plan(
     formats = {opened.networks[name].format for name in wanted if name in opened.networks}
     selection = select(config, "safetensors" if "safetensors" in formats else "onnx")
     if kind == "video":
-        config = replace(config, frames_at_once=config.num_threads)
+        under_work = 2 * config.batch_size if config.batch_size > 1 else 1  # a half denoises, the other comes and goes
+        config = replace(config, frames_at_once=max(config.num_threads, under_work))
     if compare:
         job = replace(job, compare=compare_target(job.target, kind))
+    job = replace(job, device=config.device)
     _check_input(job, kind)
     return EditRequest(kind, spec, config, opened, selection, job, report)
 
@@ -84,6 +86,7 @@ def run(request: EditRequest) -> list[str]:
     else:
         with _progress_bar() as show:
             report = edit_video(request.job, editor, clocks=clocks, progress=show)
+    report.notes += editor.notes
     report.about, report.settings = about_editor(editor), request.settings()
     if request.report is not None:
         report.write(request.report)

@@ -13,11 +13,13 @@ from mien.engine.errors import MediaError, RunError
 from mien.engine.types import Frame
 from mien.runtime.clock import StageClocks
 from mien.runtime.compare import side_by_side, side_by_side_info
+from mien.runtime.cuda_decode import frames_of
+from mien.runtime.cuda_pipeline import Lane, lane_stages
 from mien.runtime.pipeline import Pipeline
 from mien.runtime.run_report import Box, RunReport
 from mien.runtime.sink import FORMATS, Codec, VideoWriter, check_video_output
 from mien.runtime.source import VideoReader
-from mien.runtime.stage import MapStage, ParallelStage
+from mien.runtime.stage import MapStage, ParallelStage, Stage
 from mien.runtime.stream_copy import check_copy
 
 
@@ -72,7 +74,8 @@ class Progress:
 class VideoJob:
     """What to do to which file. compare: where the side-by-side goes; its sound is the source's too.
 
-    start_s, stop_s: the part, from the beginning of the file. threads: of decoder and encoder, 0 for their own choice.
+    start_s, stop_s: the part, from the beginning of the file. threads: of decoder and encoder, 0 for their own choice. device: whose
+    decoder is tried before the CPU's.
     """
 
     source: str
@@ -85,6 +88,7 @@ class VideoJob:
     compare: Path | None = None
     threads: int = 0
     overwrite: bool = False
+    device: str = "cpu"
 
     def check(self, reader: VideoReader) -> None:
         """Refuse what cannot be written, before the frames are decoded. Raises MediaError."""
@@ -138,7 +142,7 @@ def edit_video(
             report.notes.append(f"{reader.info.converted_from} was converted to {reader.info.pixel_format}")
         survey, rate = editor.survey(), _Rate()
         if editor.active:
-            _run(reader, report, 1, progress, _analyse(survey, rate))
+            _run(job, reader, report, 1, progress, _analyse(survey, rate))
         plan = survey.finish()
         report.tracks = len(plan.tracks)
         _second_pass(job, reader, plan, rate.constant, report, progress)
@@ -177,9 +181,9 @@ def _second_pass(
             for beside in writers[1:]:
                 beside.write(side_by_side(item.frame, frame))
 
-        stages = (MapStage("prepare", editing.begin), ParallelStage("edit", editing.finish, plan.frames_at_once))
+        stages = (MapStage("prepare", editing.begin), *editing.middle())
         pass_number = 2 if report.passes == 2 else 1
-        done = _run(reader, report, pass_number, progress, *stages, MapStage("encode", write))
+        done = _run(job, reader, report, pass_number, progress, *stages, MapStage("encode", write))
         report.frames_in, report.latency, report.frames_dropped = done.done, done.latency, done.dropped
         editing.check()
         start_s = time.perf_counter()
@@ -220,6 +224,13 @@ class _Editing:
         except RunError as error:
             return _Item(frame, failure=error)
 
+    def middle(self) -> tuple[Stage[_Item, _Item], ...]:
+        """From begun items to edited ones: one stage, or those of the lane that a plan may have for its faces."""
+        faces = getattr(self._plan, "faces", None)
+        if isinstance(faces, Lane):
+            return lane_stages(faces)
+        return (ParallelStage("edit", self.finish, self._plan.frames_at_once),)
+
     def finish(self, item: _Item) -> _Item:
         """In any thread."""
         if item.failure is not None:
@@ -254,13 +265,14 @@ class _Editing:
 
 
 def _run(
+    job: VideoJob,
     reader: VideoReader,
     report: RunReport,
     pass_number: int,
     progress: Callable[[Progress], None] | None,
     *stages: Any,
 ) -> Pipeline:
-    pipeline = Pipeline(reader, stages, clocks=report.clocks)
+    pipeline = Pipeline(frames_of(reader, job.device, report.notes), stages, clocks=report.clocks)
     total = reader.info.frame_count_estimate if reader.info.start_s is None and reader.info.stop_s is None else None
     tell = None if progress is None else lambda done: progress(Progress(pass_number, report.passes, done, total))
     pipeline.run(tell)

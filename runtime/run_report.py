@@ -64,7 +64,7 @@ class RunReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Every field of the report file."""
-        about = {"backend": None, "device": None, "bundle": None} | self.about
+        about = {"backend": None, "device": None, "bundle": None, "rows": None} | self.about
         return {
             "input": self.input,
             "output": self.output,
@@ -100,10 +100,13 @@ class RunReport:
 
 
 def about_editor(editor: Editor) -> dict[str, Any]:
-    """backend, device and bundle of a report; the backend is None where no network was needed."""
+    """backend, device and bundle of a report, and the rows of its batches; the backend is None where no network was needed,
+    the rows where none were gathered.
+    """
     bundle = editor.bundle
     return {
         "backend": editor.selection.backend.name if editor.selection else None,
         "device": editor.config.device,
+        "rows": None if (counts := editor.row_counts) is None else counts.as_dict(),
         "bundle": {"name": bundle.name, "version": bundle.manifest.version, "sha256": bundle.sha256},
     }

@@ -1,4 +1,5 @@
-"""PyTorch, eager: the definition of the networks. Slower than the others, and what they are compared with.
+"""PyTorch. Eager on the CPU: the definition of the networks, slower than the others, and what they are compared with. On a CUDA device
+in half precision, fused, and launched as CUDA graphs: see mien.engine.cuda.
 
 A network's class comes from the bundle's architecture entry ("module.Class" below mien.engine.networks), its weights from
 its file by parameter name: an ONNX file's initialisers or a safetensors file's tensors, of which several networks may read
@@ -10,20 +11,24 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from mien.engine.backend import Artifact, CheckedNetwork, Network
+from mien.engine.backend import Artifact, CheckedNetwork, Network, bind
 from mien.engine.config import EngineConfig
-from mien.engine.errors import BundleError, UnavailableError
+from mien.engine.errors import BundleError, ShapeError, UnavailableError
 from mien.engine.manifest import NetworkFormat, NetworkSpec
-from mien.engine.types import Array
+from mien.engine.types import Array, TensorSpec
+
+EXACT = ("timestep", "guidance")
+"""Inputs that stay float32 whatever the precision: in bfloat16 999 is 1000, and the modules make sinusoids of them first."""
 
 _NETWORKS = "mien.engine.networks"
 
 
 class TorchBackend:
-    """Eager modules on the CPU or a CUDA device; inputs and answers are numpy arrays."""
+    """Eager modules on the CPU, captured ones on a CUDA device; see `TorchNetwork` and `cuda.network.CapturedNetwork`."""
 
     name = "torch"
     formats: tuple[NetworkFormat, ...] = ("onnx", "safetensors")
@@ -47,31 +52,94 @@ class TorchBackend:
             )
         if config.device == "cpu":
             torch.set_num_threads(config.num_threads)  # torch has one pool per process, not one per network
-        dtype = getattr(torch, "float32" if config.precision == "auto" else config.precision)
         module = _build(spec, artifact)
-        _load_weights(module, artifact, _READERS[spec.format](artifact))
-        module.eval().requires_grad_(False).to(device=config.device, dtype=dtype)
+        _load_weights(module, artifact, _READERS[spec.format](artifact, module.state_dict()))
+        module.eval().requires_grad_(False)
+        if config.device != "cpu":
+            from mien.engine.cuda.network import load_on_gpu
 
-        def run(arrays: dict[str, Array]) -> dict[str, Array]:
-            with torch.inference_mode():
-                tensors = [_to_torch(torch, arrays[key], config.device, dtype) for key in spec.inputs]
-                answer = module(*tensors)
-                parts = [answer] if isinstance(answer, torch.Tensor) else list(answer)
-                if len(parts) != len(spec.outputs):
-                    raise BundleError(
-                        f"{spec.architecture.name} answers {len(parts)} tensors, the bundle says {list(spec.outputs)}"
-                    )
-                return {
-                    key: (part.float() if part.is_floating_point() else part).cpu().numpy()
-                    for key, part in zip(spec.outputs, parts, strict=True)
-                }
-
-        return CheckedNetwork(spec, run)
+            return load_on_gpu(spec, module, config)
+        dtype = getattr(torch, "float32" if config.precision == "auto" else config.precision)
+        return TorchNetwork(spec, module.to(dtype=dtype), "cpu", dtype)
 
 
-def _to_torch(torch: Any, array: Array, device: str, dtype: Any) -> Any:
-    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+class TorchNetwork(CheckedNetwork):
+    """A module called as it stands. Arrays give float32 arrays, tensors give tensors on its device and of its own type."""
+
+    def __init__(self, spec: NetworkSpec, module: Any, device: str, dtype: Any) -> None:
+        """module: on the device, of the type `dtype`."""
+        super().__init__(spec, self._of_arrays)
+        self.module, self.device, self.dtype = module, device, dtype
+
+    def __call__(self, **arrays: Any) -> Mapping[str, Any]:
+        """Run it on arrays alone or on tensors alone, which may be of any floating-point type. Raises ShapeError."""
+        import torch
+
+        if not any(isinstance(array, torch.Tensor) for array in arrays.values()):
+            return super().__call__(**arrays)
+        self._check(arrays)
+        return self.run(arrays)
+
+    def run(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answers, of the network's own type, to tensors that fit the spec."""
+        import torch
+
+        with torch.no_grad():
+            given = (tensors[key].to(device=self.device, dtype=self.input_dtype(key)) for key in self.spec.inputs)
+            return dict(zip(self.spec.outputs, self.parts(self.module(*given)), strict=True))
+
+    def input_dtype(self, key: str) -> Any:
+        """What the module is given an input as."""
+        import torch
+
+        wanted = self.spec.inputs[key].dtype
+        if not wanted.startswith("float"):
+            return getattr(torch, wanted)
+        return torch.float32 if key in EXACT else self.dtype
+
+    def parts(self, answer: Any) -> list[Any]:
+        """The tensors of a module's answer, as many as there are outputs. Raises BundleError."""
+        import torch
+
+        parts = [answer] if isinstance(answer, torch.Tensor) else list(answer)
+        if len(parts) != len(self.spec.outputs):
+            name = self.spec.architecture.name
+            raise BundleError(f"{name} answers {len(parts)} tensors, the bundle says {list(self.spec.outputs)}")
+        return parts
+
+    def _check(self, tensors: Mapping[str, Any]) -> None:
+        import torch
+
+        for key, tensor in tensors.items():
+            if not isinstance(tensor, torch.Tensor):
+                what = f"input {key!r} is {type(tensor).__name__}, others are tensors"
+                raise ShapeError(f"{self.spec.name}: {what}: give all as tensors or all as arrays")
+        bind(self.spec, {key: _Seen.of(tensor, self.spec.inputs.get(key)) for key, tensor in tensors.items()})
+
+    def _of_arrays(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        import torch
+
+        given = {key: torch.from_numpy(a if a.flags.writeable else a.copy()) for key, a in arrays.items()}
+        answers = {key: part.float() if part.is_floating_point() else part for key, part in self.run(given).items()}
+        return {key: part.cpu().contiguous().numpy() for key, part in answers.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What `bind` looks at. A tensor of any floating-point type passes for the one that is wanted; an array does not."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @classmethod
+    def of(cls, tensor: Any, want: TensorSpec | None) -> _Seen:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        is_any_float = want is not None and want.dtype.startswith("float") and tensor.is_floating_point()
+        return cls(tuple(tensor.shape), want.dtype if want is not None and is_any_float else dtype)
 
 
 def _build(spec: NetworkSpec, artifact: Artifact) -> Any:
@@ -110,21 +178,22 @@ def _load_weights(module: Any, artifact: Artifact, weights: Mapping[str, Any]) -
         tensor.copy_(weights[key])
 
 
-def _tensors(artifact: Artifact) -> dict[str, Any]:
-    """Name -> tensor of a safetensors file."""
+def _tensors(artifact: Artifact, names: Collection[str]) -> dict[str, Any]:
+    """Name -> tensor of a safetensors file, those of the names that it has; no more than these is held."""
     if importlib.util.find_spec("safetensors") is None:
         raise UnavailableError(f"{artifact.path} needs safetensors: pip install 'mien[export]'")
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors import SafetensorError, safe_open
 
+    artifact.verify()
     try:
-        return load(artifact.read())
+        with safe_open(artifact.path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
     except SafetensorError as error:
         raise BundleError(f"{artifact.path} is not a safetensors file: {error}") from None
 
 
-def _initialisers(artifact: Artifact) -> dict[str, Any]:
-    """Name -> tensor of an ONNX file; a weight stored in another type goes by the name of its Cast's output."""
+def _initialisers(artifact: Artifact, names: Collection[str]) -> dict[str, Any]:
+    """The same of an ONNX file; a weight stored in another type goes by the name of its Cast's output."""
     import numpy as np
     import onnx
     import torch
@@ -139,7 +208,7 @@ def _initialisers(artifact: Artifact) -> dict[str, Any]:
     for node in graph.node:
         if node.op_type == "Cast" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]].astype(np.float32)
-    return {name: torch.from_numpy(array) for name, array in weights.items()}
+    return {name: torch.from_numpy(array) for name, array in weights.items() if name in names}
 
 
 _READERS = {"onnx": _initialisers, "safetensors": _tensors}

@@ -50,11 +50,6 @@ class Part:
         return current_names(weights)
 
 
-def is_repository(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a diffusers repository, or the folder of one part."""
-    return (Path(path) / INDEX).is_file() or (Path(path) / "config.json").is_file()
-
-
 def part_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """The parts that a repository's model_index.json names. Raises BundleError."""
     index = read_json(Path(folder) / INDEX)
@@ -84,12 +79,6 @@ def find_part(folder: str | os.PathLike[str], name: str) -> Part:
         raise BundleError(f"{inside} is the folder of a part of class {kind}, not of a {name}: give its own folder")
     files = () if name in NO_WEIGHTS else _weight_files(inside, name)
     return Part(name, inside, content, files)
-
-
-def read_part(folder: str | os.PathLike[str], name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config and the weights, by diffusers' keys, of one part. Raises BundleError."""
-    part = find_part(folder, name)
-    return dict(part.config), part.read()
 
 
 def current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Edit directions of StyleGAN's W+ space in the forms they were published in, as values that answer what to add to a code.
+"""Edit directions of StyleGAN's W+ space in the forms they were published in; `code_edit` applies them.
 
 Every function takes the content of a file (an array, a tensor, or what holds them) and what messages call it. Directions
 belong to one generator: those for StyleGAN2 FFHQ fit the codes of e4e. InterfaceGAN's own boundaries are StyleGAN1's.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mien.engine.errors import BundleError
+from mien.engine.manifest import Target
 from mien.engine.types import Array
 
 N_STYLES = 18
@@ -22,68 +23,27 @@ STIT_FACTOR = 0.5  # STIT halves what the user asks for
 _BOUNDARY = re.compile(r"(stylegan|pggan)_(celebahq|ffhq)_[a-z]+(_c_[a-z]+)?(?P<w>_w)?_boundary")
 
 
-class Direction(Protocol):
-    """A published direction, whatever its form."""
-
-    def delta(self, w: Array, strength: float) -> Array:
-        """What to add to the code w (..., 18, D) at a strength in the direction's own units; float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConstantDirection:
-    """dw: (18, D) float32, what strength 1 adds to any code."""
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Direction:
+    """dw: (18, D) float32. target: None where strength 1 adds dw to any code, else where dw leads a code to."""
 
     dw: Array
-
-    def delta(self, w: Array, strength: float) -> Array:
-        """strength * dw, as large as w."""
-        return np.broadcast_to(np.float32(strength) * self.dw, w.shape)
+    target: Target | None = None
 
     def __repr__(self) -> str:
-        return f"ConstantDirection(dw {self.dw.shape})"
-
-
-@dataclass(frozen=True, slots=True)
-class GanspaceDirection:
-    """One principal component of W (Haerkoenen et al. 2020), which moves a code to a coordinate, not by one.
-
-    mean, component: (D,). std: of the component. rows: first and end of the styles that move; the coordinate is read off
-    the first style. default_strength: the coordinate that the published table aims at.
-    """
-
-    mean: Array
-    component: Array
-    std: float
-    rows: tuple[int, int]
-    default_strength: float
-
-    def coordinate(self, w: Array) -> Array:
-        """Where codes (..., 18, D) lie along the component, in standard deviations, (...)."""
-        return np.asarray((w[..., 0, :] - self.mean) @ self.component / self.std)
-
-    def delta(self, w: Array, strength: float) -> Array:
-        """(strength - coordinate) * std * component in the direction's rows, 0 in the others: strength is the target."""
-        moved = ((strength - self.coordinate(w)) * self.std)[..., None] * self.component
-        out = np.zeros(w.shape, np.float32)
-        out[..., self.rows[0] : self.rows[1], :] = moved[..., None, :]
-        return out
-
-    def __repr__(self) -> str:
-        return f"GanspaceDirection(rows {self.rows}, default {self.default_strength:g})"
+        return f"Direction(dw {self.dw.shape}, target {self.target})"
 
 
 @dataclass(frozen=True, slots=True)
 class GanspaceEntry:
-    """A line of ganspace_configs.csv. rows: first and end."""
+    """A line of ganspace_configs.csv. rows: first and end of the styles that move. default_strength: the coordinate aimed at."""
 
     component: int
     rows: tuple[int, int]
     default_strength: float
 
 
-def constant(
-    value: Any, source: str, *, rows: tuple[int, int] = (0, N_STYLES), factor: float = 1.0
-) -> ConstantDirection:
+def constant(value: Any, source: str, *, rows: tuple[int, int] = (0, N_STYLES), factor: float = 1.0) -> Direction:
     """A direction of any constant form: (D,) or (1, D) for every row, (18, D) or (1, 18, D).
 
     rows: first and end of those that move (WPLUS_ROWS as in the W+ Adapter's demo). factor: STIT_FACTOR for STIT's files.
@@ -99,12 +59,10 @@ def constant(
     dw = np.zeros((N_STYLES, flat.shape[1]), np.float32)
     first, end = _rows(rows, source)
     dw[first:end] = (factor * np.broadcast_to(flat, dw.shape))[first:end]
-    return ConstantDirection(dw)
+    return Direction(dw)
 
 
-def boundary(
-    value: Any, source: str, *, rows: tuple[int, int] = (0, N_STYLES), factor: float = 1.0
-) -> ConstantDirection:
+def boundary(value: Any, source: str, *, rows: tuple[int, int] = (0, N_STYLES), factor: float = 1.0) -> Direction:
     """An InterfaceGAN normal, (1, D) of unit length, in every row.
 
     Raises BundleError, also where the file's published name says that it lies in the latent space Z and not in W.
@@ -123,7 +81,7 @@ def boundary(
 
 def attribute_scale(
     value: Any, source: str, *, rows: tuple[int, int] = (0, N_STYLES), factor: float = 1.0
-) -> tuple[ConstantDirection, ...]:
+) -> tuple[Direction, ...]:
     """att_direction_scale.pth: a list of tensors (1, 18, D), each row of unit length."""
     if isinstance(value, Mapping) or not isinstance(value, Sequence) or not value:
         raise BundleError(f"{source} holds a {type(value).__name__}: att_direction_scale.pth is a list of directions")
@@ -149,8 +107,10 @@ def ganspace_table(text: str, source: str) -> dict[str, GanspaceEntry]:
     return entries
 
 
-def ganspace(pca: Any, entry: GanspaceEntry, source: str) -> GanspaceDirection:
-    """One edit of ffhq_pca.pt: the dict of mean (1, D), comp (n, 1, D) and std (n,). Raises BundleError."""
+def ganspace(pca: Any, entry: GanspaceEntry, source: str) -> Direction:
+    """One edit of ffhq_pca.pt: the dict of mean (1, D), comp (n, 1, D) and std (n,), the principal components of W
+    (Haerkoenen et al. 2020). A code's coordinate is read off its first style, in standard deviations. Raises BundleError.
+    """
     lacks = [key for key in ("mean", "comp", "std") if not isinstance(pca, Mapping) or key not in pca]
     if lacks:
         raise BundleError(f"{source} lacks {', '.join(lacks)}: ffhq_pca.pt is a dict of mean, comp and std")
@@ -161,10 +121,10 @@ def ganspace(pca: Any, entry: GanspaceEntry, source: str) -> GanspaceDirection:
         raise BundleError(f"{source} holds {shapes}, expected (1, 512), (80, 1, 512) and (80,)")
     if not 0 <= entry.component < n or not std[entry.component] > 0:
         raise BundleError(f"{source} has no component {entry.component} with a spread, only 0 to {n - 1}")
-    component = comp.reshape(n, size)[entry.component]
-    return GanspaceDirection(
-        mean.reshape(-1), component, float(std[entry.component]), entry.rows, entry.default_strength
-    )
+    component, std_of = comp.reshape(n, size)[entry.component], float(std[entry.component])
+    dw: Array = np.zeros((N_STYLES, size), np.float32)
+    dw[entry.rows[0] : entry.rows[1]] = std_of * component
+    return Direction(dw, Target(entry.default_strength, float(mean.reshape(-1) @ component) / std_of, std_of))
 
 
 def _numbers(value: Any, source: str) -> Array:

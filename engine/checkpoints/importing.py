@@ -79,7 +79,6 @@ def _fill(draft: Draft, name: str, sources: Sources) -> dict[str, Any]:
     text_path = sources.text_encoder or _beside(parts, sources.unet, "text_encoder")
     tokenizer = _tokenizer(sources)
     edits = direction_edits(sources.directions)
-    draft.notes += edits.notes
     unet = parts.read(sources.unet, "unet")
     layout = unet_layout(unet)
     if layout.in_channels in _NEEDS and sources.depth is None:

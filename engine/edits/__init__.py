@@ -23,7 +23,7 @@ class View:
     """One face in one frame, as a method sees it.
 
     crop: (3, S, S) RGB in [-1, 1], moved by the edits' templates. mask: (S, S) in [0, 1]; where it is 0 the answer is not
-    used and may be anything. points: (68, 2) landmarks in crop pixels. hidden: (S, S) in [0, 1], where edits that hide what
+    used and may be anything. points: (68, 2) landmarks in crop pixels, moved alike. hidden: (S, S) in [0, 1], where edits that hide what
     was there may draw; None without such edits.
     """
 
@@ -49,7 +49,7 @@ class Method(Protocol):
     """A method bound to a bundle's networks and to one spec.
 
     What it remembers of a face lies in the `FaceTrack` it is given. `finish` may be called from several threads at a
-    time, unless the class says `in_order`.
+    time; for one face only where the class does not say `in_order`.
     """
 
     def wants_code(self) -> bool:

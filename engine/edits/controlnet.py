@@ -13,22 +13,12 @@ from mien.engine.backend import Network
 from mien.engine.bundle import Bundle
 from mien.engine.control import CONTROLS, control_picture
 from mien.engine.edits import View, read_options
-from mien.engine.errors import EditError
-from mien.engine.guidance import cfg_weights
 from mien.engine.latent_model import Condition, FrameInputs
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import (
-    NETWORKS,
-    PromptEdit,
-    Recipe,
-    Thrift,
-    bind_model,
-    guidance_scale,
-    is_prompted,
-    require,
-)
-from mien.engine.spec import EditSpec, nearest
+from mien.engine.prompt_edit import PromptEdit, Recipe, bind_model, guidance_scale
+from mien.engine.spec import EditSpec, check_choice, check_number
 from mien.engine.stable_diffusion import StableDiffusion
+from mien.engine.thrift import Thrift
 from mien.engine.types import Array
 
 CONTROL_NETWORKS = ("control_context", "controlnet")
@@ -40,50 +30,34 @@ class Options(Thrift):
     residuals, 0 to 2. source_prompt: what the source shows, for the `delta` composition.
     """
 
+    DELTA = ("source_prompt",)
+
     control: str = "landmarks"
     conditioning_scale: float = 1.0
     source_prompt: str = ""
 
     def __post_init__(self) -> None:
         self.check()
-        if self.control not in CONTROLS:
-            raise EditError(
-                f"unknown control {self.control!r}{nearest(self.control, CONTROLS)}; accepted: {', '.join(CONTROLS)}"
-            )
-        if not 0.0 <= self.conditioning_scale <= 2.0:
-            raise EditError(f"conditioning_scale is {self.conditioning_scale:g}; accepted: 0 to 2")
+        check_choice("control", self.control, CONTROLS)
+        check_number("conditioning_scale", self.conditioning_scale, 0, 2)
 
 
 class ControlNetEdit(PromptEdit):
     """The method; see the file's first lines."""
 
-    @staticmethod
-    def is_active(spec: EditSpec) -> bool:
-        """With a prompt."""
-        return is_prompted(spec)
+    options = Options
 
-    @staticmethod
-    def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """A UNet with a ControlNet."""
-        read_options(Options, spec)
-        return require(spec, manifest, (*NETWORKS, *CONTROL_NETWORKS))
-
-    @staticmethod
-    def in_order(spec: EditSpec, manifest: Manifest) -> bool:
-        """Frames do not know of each other, unless one may take the other's answer."""
-        return bool(read_options(Options, spec).similarity)
-
-    @staticmethod
-    def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """The person."""
-        return ("portrait",)
+    @classmethod
+    def own_networks(cls, spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """The ControlNet's."""
+        return CONTROL_NETWORKS
 
     def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
         options, model = read_options(Options, spec), bind_model(bundle, networks)
         scale = guidance_scale(spec, bundle.manifest)
         conditions = prompted(model, spec, scale, options.source_prompt, options.conditioning_scale)
         recipe = Recipe(
-            cfg_weights(scale),
+            self.edited(spec, bundle.manifest),
             {"source": 1.0},
             lambda track, t: conditions,
             frame=lambda view, z: controlled(options.control, view),

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mien.engine.backend import Network
 from mien.engine.bundle import Bundle
+from mien.engine.denoise import Weights
 from mien.engine.edits import read_options
-from mien.engine.errors import EditError
 from mien.engine.guidance import dual_weights
 from mien.engine.latent_model import Condition, FrameInputs
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import (
-    NETWORKS,
-    PromptEdit,
-    Recipe,
-    Thrift,
-    bind_model,
-    guidance_scale,
-    in_channels,
-    is_prompted,
-    require,
-)
-from mien.engine.spec import EditSpec
+from mien.engine.prompt_edit import PromptEdit, Recipe, bind_model, guidance_scale
+from mien.engine.spec import EditSpec, check_number
 from mien.engine.stable_diffusion import StableDiffusion
+from mien.engine.thrift import Thrift
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,63 +31,43 @@ class Options(Thrift):
 
     def __post_init__(self) -> None:
         self.check()
-        if not 1.0 <= self.image_guidance_scale <= 5.0:
-            raise EditError(f"image_guidance_scale is {self.image_guidance_scale:g}; accepted: 1 to 5")
+        check_number("image_guidance_scale", self.image_guidance_scale, 1, 5)
 
 
 class InstructPix2Pix(PromptEdit):
     """The method; see the file's first lines."""
 
-    @staticmethod
-    def is_active(spec: EditSpec) -> bool:
-        """With a prompt."""
-        return is_prompted(spec)
+    options, channels = Options, (8,)
 
-    @staticmethod
-    def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """A UNet of eight channels."""
-        read_options(Options, spec)
-        names = require(spec, manifest, NETWORKS)
-        if in_channels(manifest) != 8:
-            raise EditError(
-                f"the UNet of bundle {manifest.name!r} reads {in_channels(manifest)} channels, InstructPix2Pix's reads 8:"
-                " import instruct-pix2pix as --unet"
-            )
-        return names
-
-    @staticmethod
-    def in_order(spec: EditSpec, manifest: Manifest) -> bool:
-        """Frames do not know of each other, unless one may take the other's answer."""
-        return bool(read_options(Options, spec).similarity)
-
-    @staticmethod
-    def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """The person."""
-        return ("portrait",)
+    @classmethod
+    def edited(cls, spec: EditSpec, manifest: Manifest) -> Weights:
+        """Text and picture guided apart."""
+        return dual_weights(guidance_scale(spec, manifest), read_options(Options, spec).image_guidance_scale)
 
     def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
-        model, scale = bind_model(bundle, networks), guidance_scale(spec, bundle.manifest)
-        conditions = instructed(model, spec, scale)
-        options = read_options(Options, spec)
-        edited = dual_weights(scale, options.image_guidance_scale)
+        model = bind_model(bundle, networks)
+        conditions = instructed(model, spec, guidance_scale(spec, bundle.manifest))
         recipe = Recipe(
-            edited,
+            self.edited(spec, bundle.manifest),
             {"image": 1.0},
             lambda track, t: conditions,
             frame=lambda view, z: FrameInputs(image=z),
             strength=1.0,
-            thrift=options,
+            thrift=read_options(Options, spec),
         )
         super().__init__(spec, bundle.manifest, model, recipe)
 
 
-def instructed(model: StableDiffusion, spec: EditSpec, scale: float) -> dict[str, Condition]:
-    """The three conditions of `dual_weights`."""
+def instructed(
+    model: StableDiffusion, spec: EditSpec, scale: float, conditioning_scale: float = 1.0
+) -> dict[str, Condition]:
+    """The three conditions of `dual_weights`. conditioning_scale: of a ControlNet beside it."""
+    told: Any = {"guidance": scale - 1, "conditioning_scale": conditioning_scale}
     instruction, nothing = model.text(spec.prompt), model.text(spec.negative_prompt)
     return {
-        "none": model.condition(nothing, guidance=scale - 1, sees_image=False),
-        "image": model.condition(nothing, guidance=scale - 1),
-        "image_text": model.condition(instruction, guidance=scale - 1),
+        "none": model.condition(nothing, sees_image=False, **told),
+        "image": model.condition(nothing, **told),
+        "image_text": model.condition(instruction, **told),
     }
 
 

@@ -17,62 +17,44 @@ from mien.engine.bank import ANCHOR_PREVIOUS
 from mien.engine.bundle import Bundle
 from mien.engine.edits import View, read_options
 from mien.engine.edits.controlnet import prompted
-from mien.engine.errors import EditError
-from mien.engine.guidance import cfg_weights
 from mien.engine.latent_model import FrameInputs
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import (
-    NETWORKS,
-    PromptEdit,
-    Recipe,
-    Thrift,
-    bind_model,
-    guidance_scale,
-    in_channels,
-    is_prompted,
-    require,
-)
-from mien.engine.spec import EditSpec
+from mien.engine.prompt_edit import PromptEdit, Recipe, alone, bind_model, guidance_scale, in_channels
+from mien.engine.spec import EditSpec, check_choice
+from mien.engine.thrift import Thrift
 from mien.engine.types import Array
 
 
 @dataclass(frozen=True, slots=True)
 class Options(Thrift):
-    """guided_update: 1 with the guided latent update, 0 without. source_prompt: what the source shows, for `delta`."""
+    """guided_update: 1 with the guided latent update, 0 without; of `replace` alone. source_prompt: what the source shows, for
+    `delta`.
+    """
+
+    REPLACE, DELTA = (*Thrift.REPLACE, "guided_update"), ("source_prompt",)
 
     guided_update: float = 1
     source_prompt: str = ""
 
     def __post_init__(self) -> None:
         self.check()
-        if self.guided_update not in (0, 1):
-            raise EditError(f"guided_update is {self.guided_update:g}; accepted: 0, 1")
+        check_choice("guided_update", self.guided_update, (0, 1))
 
 
 class Pix2Video(PromptEdit):
     """The method; see the file's first lines."""
 
-    @staticmethod
-    def is_active(spec: EditSpec) -> bool:
-        """With a prompt."""
-        return is_prompted(spec)
+    options, channels = Options, (4, 5)
 
-    @staticmethod
-    def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """A UNet, and a depth network where it reads depth."""
-        read_options(Options, spec)
-        names = require(spec, manifest, NETWORKS)
-        return require(spec, manifest, (*names, "depth")) if in_channels(manifest) == 5 else names
+    @classmethod
+    def own_networks(cls, spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """A depth network where the UNet reads depth."""
+        return ("depth",) if in_channels(manifest) == 5 else ()
 
-    @staticmethod
-    def in_order(spec: EditSpec, manifest: Manifest) -> bool:
+    @classmethod
+    def in_order(cls, spec: EditSpec, manifest: Manifest) -> bool:
         """Each frame reads the one before it."""
         return True
-
-    @staticmethod
-    def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """The person."""
-        return ("portrait",)
 
     def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
         options, model = read_options(Options, spec), bind_model(bundle, networks)
@@ -80,19 +62,15 @@ class Pix2Video(PromptEdit):
         conditions = prompted(model, spec, scale, options.source_prompt)
         depth = networks["depth"] if in_channels(bundle.manifest) == 5 else None
         recipe = Recipe(
-            cfg_weights(scale),
+            self.edited(spec, bundle.manifest),
             {"source": 1.0},
             lambda track, t: conditions,
-            frame=_plain if depth is None else _with_depth(depth),
+            frame=alone if depth is None else _with_depth(depth),
             policy=ANCHOR_PREVIOUS,
             guided=bool(options.guided_update),
             thrift=options,
         )
         super().__init__(spec, bundle.manifest, model, recipe)
-
-
-def _plain(view: View, z: Array) -> FrameInputs:
-    return FrameInputs()
 
 
 def _with_depth(network: Network) -> Callable[[View, Array], FrameInputs]:

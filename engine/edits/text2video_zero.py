@@ -11,25 +11,16 @@ from mien.engine.backend import Network
 from mien.engine.bank import ANCHOR
 from mien.engine.bundle import Bundle
 from mien.engine.control import CONTROLS
+from mien.engine.denoise import Weights
 from mien.engine.edits import View, read_options
 from mien.engine.edits.controlnet import CONTROL_NETWORKS, controlled, prompted
 from mien.engine.edits.instruct_pix2pix import instructed
-from mien.engine.errors import EditError
-from mien.engine.guidance import cfg_weights, dual_weights
+from mien.engine.guidance import dual_weights
 from mien.engine.latent_model import FrameInputs
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import (
-    NETWORKS,
-    PromptEdit,
-    Recipe,
-    Thrift,
-    bind_model,
-    guidance_scale,
-    in_channels,
-    is_prompted,
-    require,
-)
-from mien.engine.spec import EditSpec, nearest
+from mien.engine.prompt_edit import PromptEdit, Recipe, alone, bind_model, guidance_scale, in_channels
+from mien.engine.spec import EditSpec, check_choice, check_number
+from mien.engine.thrift import Thrift, refuse
 from mien.engine.types import Array
 
 
@@ -41,6 +32,9 @@ class Options(Thrift):
     motion. smooth_background: 1 draws their background to the first frame's.
     """
 
+    REPLACE = (*Thrift.REPLACE, "motion_x", "motion_y", "smooth_background")
+    DELTA = ("source_prompt",)
+
     control: str = "none"
     conditioning_scale: float = 1.0
     source_prompt: str = ""
@@ -51,70 +45,74 @@ class Options(Thrift):
 
     def __post_init__(self) -> None:
         self.check()
-        accepted = ("none", *CONTROLS)
-        if self.control not in accepted:
-            raise EditError(
-                f"unknown control {self.control!r}{nearest(self.control, accepted)}; accepted: {', '.join(accepted)}"
-            )
-        if not 0.0 <= self.conditioning_scale <= 2.0:
-            raise EditError(f"conditioning_scale is {self.conditioning_scale:g}; accepted: 0 to 2")
-        for name in ("motion_x", "motion_y"):
-            if not -64.0 <= getattr(self, name) <= 64.0:
-                raise EditError(f"{name} is {getattr(self, name):g}; accepted: -64 to 64")
-        if self.smooth_background not in (0, 1):
-            raise EditError(f"smooth_background is {self.smooth_background:g}; accepted: 0, 1")
-        if not 1.0 <= self.image_guidance_scale <= 5.0:
-            raise EditError(f"image_guidance_scale is {self.image_guidance_scale:g}; accepted: 1 to 5")
+        check_choice("control", self.control, ("none", *CONTROLS))
+        check_number("conditioning_scale", self.conditioning_scale, 0, 2)
+        check_number("motion_x", self.motion_x, -64, 64)
+        check_number("motion_y", self.motion_y, -64, 64)
+        check_choice("smooth_background", self.smooth_background, (0, 1))
+        check_number("image_guidance_scale", self.image_guidance_scale, 1, 5)
+
+    @property
+    def motion(self) -> tuple[float, float] | None:
+        """motion_x and motion_y, None for none."""
+        return (self.motion_x, self.motion_y) if self.motion_x or self.motion_y else None
 
 
 class Text2VideoZero(PromptEdit):
     """The method; see the file's first lines."""
 
-    @staticmethod
-    def is_active(spec: EditSpec) -> bool:
-        """With a prompt."""
-        return is_prompted(spec)
+    options, channels = Options, (4, 8)
 
-    @staticmethod
-    def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """A UNet, and a ControlNet where one is asked for."""
-        controls = CONTROL_NETWORKS if read_options(Options, spec).control != "none" else ()
-        return require(spec, manifest, (*NETWORKS, *controls))
+    @classmethod
+    def own_networks(cls, spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+        """A ControlNet's where one is asked for. Raises EditError for an option of what is not."""
+        options = read_options(Options, spec)
+        if in_channels(manifest) == 8:
+            refuse(spec, options, ("source_prompt",), "a text-to-image UNet")
+        else:
+            refuse(spec, options, ("image_guidance_scale",), "an InstructPix2Pix UNet")
+        if options.motion is None:
+            refuse(spec, options, ("smooth_background",), "motion_x and motion_y")
+        if options.control == "none":
+            refuse(spec, options, ("conditioning_scale",), "control, a picture for the ControlNet")
+            return ()
+        return CONTROL_NETWORKS
 
-    @staticmethod
-    def in_order(spec: EditSpec, manifest: Manifest) -> bool:
+    @classmethod
+    def edited(cls, spec: EditSpec, manifest: Manifest) -> Weights:
+        """As InstructPix2Pix guides where the UNet is its own."""
+        if in_channels(manifest) != 8:
+            return super().edited(spec, manifest)
+        return dual_weights(guidance_scale(spec, manifest), read_options(Options, spec).image_guidance_scale)
+
+    @classmethod
+    def in_order(cls, spec: EditSpec, manifest: Manifest) -> bool:
         """The first frame comes first."""
         return True
-
-    @staticmethod
-    def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """The person."""
-        return ("portrait",)
 
     def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
         options, model = read_options(Options, spec), bind_model(bundle, networks)
         scale = guidance_scale(spec, bundle.manifest)
         instructs = in_channels(bundle.manifest) == 8
-        moves = bool(options.motion_x or options.motion_y)
 
         def frame(view: View, z: Array) -> FrameInputs:
             control = controlled(options.control, view).control if options.control != "none" else None
             return FrameInputs(image=z if instructs else None, control=control)
 
         conditions = (
-            instructed(model, spec, scale)
+            instructed(model, spec, scale, options.conditioning_scale)
             if instructs
             else prompted(model, spec, scale, options.source_prompt, options.conditioning_scale)
         )
         recipe = Recipe(
-            dual_weights(scale, options.image_guidance_scale) if instructs else cfg_weights(scale),
+            self.edited(spec, bundle.manifest),
             {"image": 1.0} if instructs else {"source": 1.0},
             lambda track, t: conditions,
-            frame=frame,
+            frame=frame if instructs or options.control != "none" else alone,
             policy=ANCHOR,
-            strength=1.0 if instructs or moves else None,
+            strength=1.0 if instructs or options.motion else None,
             thrift=options,
-            motion=(options.motion_x, options.motion_y) if moves else None,
+            motion=options.motion,
             smooth=bool(options.smooth_background),
         )
         super().__init__(spec, bundle.manifest, model, recipe)

@@ -18,18 +18,20 @@ import numpy as np
 from mien.engine.backend import Network
 from mien.engine.bank import EXTENDED, OWN
 from mien.engine.bundle import Bundle
+from mien.engine.code_edit import CodeEdit
 from mien.engine.denoise import CropDenoiser, Wishes, end_frame
 from mien.engine.difference import covered_share, decode_difference
 from mien.engine.edits import Answer, Method, View, edited_regions, read_options
 from mien.engine.embedded import Embedded
 from mien.engine.errors import EditError
+from mien.engine.face.coordinates import face_coordinates
 from mien.engine.latent_model import FrameInputs
 from mien.engine.manifest import AttributeEdit, Manifest
 from mien.engine.sampler import Step, sample_difference, step_ddim, step_lcm, step_tcd
 from mien.engine.schedule import even_timesteps, lcm_timesteps, trailing_timesteps, truncate
-from mien.engine.spec import EditSpec
+from mien.engine.spec import EditSpec, check_choice, check_number
 from mien.engine.types import Array, FaceTrack
-from mien.engine.wplus_adapter import WPlusAdapter, direction
+from mien.engine.wplus_adapter import WPlusAdapter
 
 _STEPS: Mapping[str, Step] = {"lcm": step_lcm, "tcd": step_tcd, "ddim": step_ddim}
 _ALWAYS = ("w_encoder", "vae_encoder", "vae_decoder")
@@ -48,12 +50,9 @@ class Options:
     whole: float = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.w_scale <= 2.0:
-            raise EditError(f"w_scale is {self.w_scale:g}; accepted: 0 to 2")
-        if self.rows not in (0, 1, 2):
-            raise EditError(f"rows is {self.rows:g}; accepted: 0, 1, 2")
-        if self.whole not in (0, 1):
-            raise EditError(f"whole is {self.whole:g}; accepted: 0, 1")
+        check_number("w_scale", self.w_scale, 0, 2)
+        check_choice("rows", self.rows, (0, 1, 2))
+        check_choice("whole", self.whole, (0, 1))
 
 
 class WPlus:
@@ -70,12 +69,20 @@ class WPlus:
                 f"the bundle {manifest.name!r} reads no prompts: leave out --prompt, or give another --bundle"
             )
         active = [manifest.edits[name] for name, _ in spec.active]
+        options, default = read_options(Options, spec), Options()
         if _composition(spec, active) == "replace":
+            if (options.rows, options.whole) != (default.rows, default.whole):
+                raise EditError("options rows and whole belong to --composition delta: leave them out")
             return *_ALWAYS, "denoiser"
+        if spec.sampler is not None:
+            raise EditError(f"sampler {spec.sampler!r} belongs to --composition replace: leave it out")
         if all(edit.direction is None for edit in active):
-            read_options(Options, spec)
             return ()
-        return *_ALWAYS, "difference" if _one_row(spec, manifest) else "denoiser"
+        if not _one_row(options, manifest):
+            return *_ALWAYS, "denoiser"
+        if options.w_scale != default.w_scale:
+            raise EditError("option w_scale belongs to the denoiser: leave it out, or give rows=2")
+        return *_ALWAYS, "difference"
 
     @staticmethod
     def in_order(spec: EditSpec, manifest: Manifest) -> bool:
@@ -96,14 +103,16 @@ class WPlus:
         self._runs, self._one_row = bool(wanted), "difference" in wanted
         self._networks, self._model = networks, Embedded(manifest, networks)
         self._options = read_options(Options, spec)
-        self._dw = direction(spec, bundle)
+        self._edited_code = CodeEdit(spec, bundle)
         t_max = max((edit.t_max for edit in coded or [edit for edit, _ in active]), default=500)
         if spec.strength is not None:
             total = manifest.schedule.num_timesteps
             t_max = min(round(total * spec.strength), total - 1)
         self._timesteps = self._grid(spec, manifest, t_max)
         policy = EXTENDED if manifest.bank and not self._one_row else OWN
-        wishes = Wishes(self._timesteps, {"edited": 1.0}, {"source": 1.0}, _STEPS[spec.sampler], policy, seed=spec.seed)
+        wishes = Wishes(
+            self._timesteps, {"edited": 1.0}, {"source": 1.0}, _STEPS[spec.sampler or "lcm"], policy, seed=spec.seed
+        )
         self._denoiser = CropDenoiser(self._model, wishes)
 
     def _grid(self, spec: EditSpec, manifest: Manifest, t_max: int) -> tuple[int, ...]:
@@ -129,7 +138,7 @@ class WPlus:
             return None
         w, z = track.mean_code(), self._model.encode(view.crop)
         if self.composition == "replace":
-            conditions = {"edited": self._model.condition(w + self._dw, self._options.w_scale)}
+            conditions = {"edited": self._model.condition(self._edited_code(w), self._options.w_scale)}
             out = self._denoiser.replace(track, z, lambda t: conditions, FrameInputs())
             answer = Answer(cover=(self._model.decode(out)[0], view.mask))
         else:
@@ -140,17 +149,19 @@ class WPlus:
     def _delta(self, track: FaceTrack, z: Array, w: Array, view: View) -> Answer:
         if self._one_row:
             noise = self._denoiser.noise(track, z)
+            place = face_coordinates(view.points, len(view.mask), z.shape[-1])[None]
+            inputs = {"source": z, "w_plus": w, "w_edited": self._edited_code(w), "coordinates": place}
 
             def one_row(_: Array, other_t: Array, t: int) -> Array:
-                inputs = {"latents": other_t, "source": z, "w_plus": w, "w_edited": w + self._dw}
-                return self._networks["difference"](timestep=np.full(1, t, np.float32), **inputs)["difference"]
+                level = np.full(1, t, np.float32)
+                return self._networks["difference"](latents=other_t, timestep=level, **inputs)["difference"]
 
             out = sample_difference(one_row, z, self._model.schedule, self._timesteps, noise)
         else:
             scale = self._options.w_scale
             conditions = {
                 "source": self._model.condition(w, scale),
-                "edited": self._model.condition(w + self._dw, scale),
+                "edited": self._model.condition(self._edited_code(w), scale),
             }
             out = self._denoiser.difference(track, z, lambda t: conditions, FrameInputs())
         whole = bool(self._options.whole)
@@ -160,14 +171,13 @@ class WPlus:
         return Answer(difference, (picture, covered_share(difference) * np.minimum(view.mask, view.hidden)))
 
 
-def _one_row(spec: EditSpec, manifest: Manifest) -> bool:
+def _one_row(options: Options, manifest: Manifest) -> bool:
     """Whether the difference comes in one row. Raises EditError where that is wanted of a bundle that cannot."""
-    rows = read_options(Options, spec).rows
-    if rows == 1 and "difference" not in manifest.networks:
+    if options.rows == 1 and "difference" not in manifest.networks:
         raise EditError(
             f"bundle {manifest.name} has no network 'difference': leave out the option rows, or give rows=2"
         )
-    return rows != 2 and "difference" in manifest.networks
+    return options.rows != 2 and "difference" in manifest.networks
 
 
 def _composition(spec: EditSpec, active: list[AttributeEdit]) -> str:

@@ -96,16 +96,21 @@ class FaceMasks:
 
     def united(self, names: Iterable[str], within: str | None) -> Array:
         """(S, S) float32 mask of regions united, cut by `within`, feathered, zero at the crop's border."""
+        return self.enlarged(self.soft(names, within))
+
+    def soft(self, names: Iterable[str], within: str | None) -> Array:
+        """The same on the parser's grid (P, P), before `enlarged`."""
+        names = tuple(names)
         mask = np.zeros((GRID_PX, GRID_PX), np.float32)
         for name in names:
             np.maximum(mask, self.region(name), out=mask)
         if within is not None:
             mask = mask * self.region(within)
-        return self.finish(mask, HAIR_FEATHER_SHARE if set(names) == {"locks"} else FEATHER_SHARE)
+        feather_share = HAIR_FEATHER_SHARE if set(names) == {"locks"} else FEATHER_SHARE
+        return blur(mask, feather_share * GRID_PX) * border_ramp(GRID_PX)
 
-    def finish(self, mask: Array, feather_share: float = FEATHER_SHARE) -> Array:
-        """Feather a (P, P) mask, bring it to zero at the border, and enlarge it to the crop."""
-        soft = blur(mask, feather_share * GRID_PX) * border_ramp(GRID_PX)
+    def enlarged(self, soft: Array) -> Array:
+        """A soft (P, P) mask in the crop's size, (S, S) in [0, 1]."""
         large = cv2.resize(soft, (self._size, self._size), interpolation=cv2.INTER_LINEAR)
         np.multiply(large, np.float32(1.0 + 2.0 * DOUBT), out=large)
         np.subtract(large, np.float32(DOUBT), out=large)

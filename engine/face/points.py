@@ -17,6 +17,11 @@ LEFT_BROW, RIGHT_BROW = tuple(range(17, 22)), tuple(range(22, 27))
 NOSE = tuple(range(27, 36))
 LEFT_EYE, RIGHT_EYE = tuple(range(36, 42)), tuple(range(42, 48))
 OUTER_MOUTH, INNER_MOUTH = tuple(range(48, 60)), tuple(range(60, 68))
+MIRRORED = (
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), *range(45, 41, -1), 47, 46,
+    *range(39, 35, -1), 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,
+)  # fmt: skip
+"""The landmark of the other half for each, itself on the middle line."""
 
 Box = tuple[float, float, float, float]
 

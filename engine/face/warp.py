@@ -118,6 +118,17 @@ def warp_crop(image: Array, field: Array) -> Array:
     return out
 
 
+def moved_points(points: Array, field: Array, size: int) -> Array:
+    """Where points (n, 2) in pixels of a crop of side `size` go under a backward field: the q with q + B(q) = p, by iteration."""
+    step = field.shape[0] / size
+    out = np.array(points)
+    for _ in range(ITERATIONS + 1):
+        x, y = (((out[:, k, None] + 0.5) * step - 0.5).astype(np.float32) for k in (0, 1))
+        shift = cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
+        out = 0.5 * (out + points - shift)
+    return out
+
+
 @functools.cache
 def _positions(side: int) -> Array:
     """(side, side, 2) float32: each position itself, (x, y); read-only."""

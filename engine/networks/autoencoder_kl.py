@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mien.engine.errors import BundleError
+from mien.kernels.group_norm_silu import group_norm_silu
 
 T = TypeVar("T")
 EPS = 1e-6
@@ -44,8 +45,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(_norm_silu(self.norm1, x))
+        h = self.conv2(_norm_silu(self.norm2, h))
         out: Tensor = self.conv_shortcut(x) + h
         return out
 
@@ -155,7 +156,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        out: Tensor = self.conv_out(_norm_silu(self.conv_norm_out, self.mid_block(x)))
         return out
 
 
@@ -182,7 +183,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        out: Tensor = self.conv_out(_norm_silu(self.conv_norm_out, x))
         return out
 
 
@@ -283,3 +284,7 @@ def rename_old(weights: Mapping[str, T]) -> dict[str, T]:
         name, dot, leaf = tail.partition(".")
         renamed[f"{head}{found}{OLD_NAMES.get(name, name)}{dot}{leaf}"] = weight
     return renamed
+
+
+def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps)

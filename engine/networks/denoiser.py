@@ -5,7 +5,7 @@ tokens in an adapter branch of every attention block, out = self + w_scale * cro
 Self-attention reads its own keys and values and those of a bank (anchor and previous frame), which are inputs; its own are outputs.
 No attention at full latent resolution: on a CPU it costs more than all the rest.
 `DifferenceDenoiser` is the same trunk distilled for editing: it sees the clean source latents beside the noised answer, as InstructPix2Pix
-does (Brooks et al. 2023, section 3.2), and both codes, and answers edited minus source in one row.
+does (Brooks et al. 2023, section 3.2), both codes, and where on a face every latent lies, and answers edited minus source in one row.
 """
 
 from __future__ import annotations
@@ -91,8 +91,11 @@ class Denoiser(nn.Module):
         embedding_dim: int = 192,
         n_heads: int = 4,
         in_channels: int | None = None,
+        mark_channels: int = 0,
     ) -> None:
-        """in_channels: of what it reads, `latent_channels` if not given."""
+        """in_channels: of what it reads, `latent_channels` if not given. mark_channels: of features that say where on a face
+        a latent lies, see `predict`.
+        """
         super().__init__()
         a, b, c = widths
         e = embedding_dim
@@ -112,6 +115,7 @@ class Denoiser(nn.Module):
         self.middle = ResidualBlock(c, c, e)
         self.up_b = ResidualBlock(c + b, b, e)
         self.up_a = ResidualBlock(b + a, a, e)
+        self.draw = ResidualBlock(a + mark_channels, a, e) if mark_channels else None
         self.norm_out = nn.GroupNorm(8, a)
         self.conv_out = nn.Conv2d(a, latent_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
@@ -126,8 +130,22 @@ class Denoiser(nn.Module):
         self, latents: Tensor, timestep: Tensor, w_plus: Tensor, w_scale: Tensor, *bank: Tensor
     ) -> tuple[Tensor, ...]:
         """bank: k_0, v_0, ..., k_3, v_3, each (B, M_i, C_i), or nothing. Returns v (B, C, 32, 32), then own k_0, v_0, ..., k_3, v_3."""
+        return self.predict(latents, timestep, w_plus, w_scale, bank)
+
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        w_plus: Tensor,
+        w_scale: Tensor,
+        bank: tuple[Tensor, ...],
+        marks: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """As `forward`. marks: (B, mark_channels, 32, 32), read once more at the end."""
         code = self.w_out(F.silu(self.w_in(w_plus.flatten(1))))
-        embedding = self.time_in(timestep_embedding(timestep, self.time_dim)) + w_scale[:, None] * code
+        embedding = (
+            self.time_in(timestep_embedding(timestep, self.time_dim).to(latents.dtype)) + w_scale[:, None] * code
+        )
         embedding = F.silu(self.emb_out(F.silu(embedding)))
         own: list[Tensor] = []
 
@@ -145,29 +163,70 @@ class Denoiser(nn.Module):
         x = attend(self.up_b(torch.cat([x, xb], 1), embedding), 3)
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         x = self.up_a(torch.cat([x, xa], 1), embedding)
+        if self.draw is not None and marks is not None:
+            x = self.draw(torch.cat([x, marks], 1), embedding)
         return self.conv_out(F.silu(self.norm_out(x))), *own
 
 
 class DifferenceDenoiser(nn.Module):
     """One-row editor: latents (B, C, 32, 32) of the answer so far, noised; source (B, C, 32, 32) clean; timestep (B,);
 
-    w_plus and w_edited (B, N, D) -> the edited minus the source latents (B, C, 32, 32), clean. The trunk says what comes and, in one more
-    channel m, how much of the source goes: difference = trunk - m source. So what hides the face (dark glasses) need not be told twice.
+    w_plus and w_edited (B, N, D); coordinates (B, 2, 32, 32), see engine/face/coordinates.py -> the edited minus the source latents
+    (B, C, 32, 32), clean. The trunk says what comes and, in one more channel m, how much of the source goes: difference = trunk - m
+    source. So what hides the face (dark glasses) need not be told twice.
+    An atlas over the mean face, learned with the rest and fetched through the coordinates at twice the latents' resolution, tells
+    the trunk where on the face a latent lies: lids, lips and lines are narrower than a latent.
     """
 
     CODE_GAIN = 3.0  # directions are about a third of a code's unit variance
+    FINER = 2
 
     def __init__(
-        self, latent_channels: int = 16, widths: tuple[int, int, int] = (48, 80, 128), n_tokens: int = 12
+        self,
+        latent_channels: int = 16,
+        widths: tuple[int, int, int] = (48, 80, 128),
+        n_tokens: int = 12,
+        atlas_channels: int = 12,
+        atlas_size: int = 64,
     ) -> None:
         super().__init__()
-        self.trunk = Denoiser(latent_channels + 1, widths, n_tokens=2 * n_tokens, in_channels=2 * latent_channels)
+        marks = atlas_channels * self.FINER**2
+        self.atlas = nn.Parameter(_waves(atlas_channels, atlas_size))
+        self.trunk = Denoiser(
+            latent_channels + 1,
+            widths,
+            n_tokens=2 * n_tokens,
+            in_channels=2 * latent_channels + marks,
+            mark_channels=marks,
+        )
         assert self.trunk.conv_out.bias is not None
         nn.init.zeros_(self.trunk.conv_out.bias)
 
-    def forward(self, latents: Tensor, source: Tensor, timestep: Tensor, w_plus: Tensor, w_edited: Tensor) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        source: Tensor,
+        timestep: Tensor,
+        w_plus: Tensor,
+        w_edited: Tensor,
+        coordinates: Tensor,
+    ) -> Tensor:
         """Answer the difference."""
         tokens = torch.cat([w_plus, self.CODE_GAIN * (w_edited - w_plus)], 1)
-        read = torch.cat([latents, source], 1)
-        out: Tensor = self.trunk(read, timestep, tokens, torch.ones_like(timestep))[0]
+        at = F.interpolate(coordinates, scale_factor=float(self.FINER), mode="bilinear", align_corners=False)
+        atlas = self.atlas.expand(at.shape[0], -1, -1, -1)
+        fetched = F.grid_sample(atlas, at.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+        marks = F.pixel_unshuffle(fetched, self.FINER)
+        read = torch.cat([latents, source, marks], 1)
+        out: Tensor = self.trunk.predict(read, timestep, tokens, torch.ones_like(tokens[:, 0, 0]), (), marks)[0]
         return out[:, :-1] - out[:, -1:] * source
+
+
+def _waves(channels: int, size: int) -> Tensor:
+    """(1, channels, size, size): x, y and waves of many directions and lengths, by which places can be told apart from the start."""
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    turn = torch.arange(channels - 2) * 2.4  # the golden angle
+    length = torch.logspace(0.0, 1.0, channels - 2)[:, None, None]
+    way = torch.cos(turn)[:, None, None] * x + torch.sin(turn)[:, None, None] * y
+    return torch.cat([torch.stack([x, y]), torch.sin(math.pi * length * way + turn[:, None, None])])[None]

@@ -8,39 +8,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, cat, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-_NOT_AT_ALL = -1e4  # a logit that the softmax turns into zero in float32 and that float16 can hold
+from mien.kernels.cross_frame_attention import Segment, cross_frame_attention
+from mien.kernels.geglu import geglu
+
+
+@dataclass(frozen=True, slots=True)
+class BankInputs:
+    """What self-attention sees of other frames.
+
+    segments: one or two pairs of keys and values (B, M, C), M >= 0. own_weight: (B,), of the own tokens against them. lengths: for
+    each segment how many tokens each row sees (B,) int32, so that rows with and without a bank share a batch; None for all.
+    """
+
+    segments: tuple[Segment, ...]
+    own_weight: Tensor
+    lengths: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LayerInputs:
     """What one transformer block reads beside its hidden states.
 
-    text: keys and values (B, T, C). wplus: keys and values (B, 4, C), and the scale (B,). bank: keys and values
-    (B, M, C) with M >= 0, and the weight (B,) of the own tokens against them.
+    text: keys and values (B, T, C). wplus: keys and values (B, 4, C), and the scale (B,).
     """
 
     text: tuple[Tensor, Tensor]
     wplus: tuple[Tensor, Tensor, Tensor] | None = None
-    bank: tuple[Tensor, Tensor, Tensor] | None = None
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention of (B, N, C) to (B, S, C). bias: (B, 1, 1, S), added to the logits."""
-    q, k, v = (rows.unflatten(2, (num_heads, -1)).transpose(1, 2) for rows in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
-
-
-def bank_bias(own_weight: Tensor, own: Tensor, bank: Tensor) -> Tensor:
-    """Logit bias (B, 1, 1, N + M): log own_weight (B,) for the N rows of own, 0 for the M rows of bank.
-
-    A constant is taken off so that the largest is 0: with an empty bank any weight, 0 too, is plain self-attention.
-    """
-    own_bias = own_weight.log().clamp_min(_NOT_AT_ALL)[:, None].expand(-1, own.shape[1])
-    bias = cat([own_bias, own_weight.new_zeros(bank.shape[:2])], 1)
-    return (bias - bias.amax(1, keepdim=True))[:, None, None]
+    bank: BankInputs | None = None
 
 
 class SelfAttention(nn.Module):
@@ -54,15 +50,20 @@ class SelfAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, bank: tuple[Tensor, Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, bank: BankInputs | None) -> tuple[Tensor, Tensor, Tensor]:
         """The answer, and the own keys and values (B, N, C), those of the bank not among them."""
-        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        q, k, v = self.project(x)
         if bank is None:
-            return self.to_out(attend(q, k, v, self.num_heads)), k, v
-        bank_k, bank_v, own_weight = bank
-        bias = bank_bias(own_weight, k, bank_k)
-        seen = attend(q, cat([k, bank_k], 1), cat([v, bank_v], 1), self.num_heads, bias)
+            seen = cross_frame_attention(q, [(k, v)], self.num_heads)
+        else:
+            lengths = None if bank.lengths is None else (None, *bank.lengths)
+            segments = [(k, v), *bank.segments]
+            seen = cross_frame_attention(q, segments, self.num_heads, lengths=lengths, own_weight=bank.own_weight)
         return self.to_out(seen), k, v
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, N, C)."""
+        return self.to_q(x), self.to_k(x), self.to_v(x)
 
 
 class CrossAttention(nn.Module):
@@ -82,10 +83,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, inputs: LayerInputs) -> Tensor:
         """(B, N, C) -> same."""
-        z = attend(self.to_q(x), *inputs.text, self.num_heads)
+        z = cross_frame_attention(self.to_q(x), [inputs.text], self.num_heads)
         if inputs.wplus is not None:
             k, v, scale = inputs.wplus
-            z = z + scale[:, None, None] * attend(self.to_q_wplus(z), k, v, self.num_heads)
+            z = z + scale[:, None, None] * cross_frame_attention(self.to_q_wplus(z), [(k, v)], self.num_heads)
         out: Tensor = self.to_out(z)
         return out
 
@@ -99,9 +100,7 @@ class GatedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, width)."""
-        value, gate = self.proj(x).chunk(2, -1)
-        out: Tensor = value * F.gelu(gate)
-        return out
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mien.engine.networks.denoiser import timestep_embedding
 from mien.engine.networks.sd_attention import LayerInputs, SpatialTransformer
 from mien.engine.networks.sd_layout import Layout
+from mien.kernels.group_norm_silu import group_norm_silu
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -26,7 +27,7 @@ def guidance_embedding(guidance: Tensor, dim: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """The embedding (B, 4 C) of timestep and guidance that every residual block reads."""
+    """The embedding (B, 4 C) of timestep and guidance, after a SiLU, that every residual block reads."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -42,8 +43,7 @@ class TimeEmbedding(nn.Module):
         embedding = timestep_embedding(timestep, self.channels).to(dtype)
         if guidance is not None and self.guidance_dim is not None:
             embedding = embedding + self.cond_proj(guidance_embedding(guidance, self.guidance_dim).to(dtype))
-        out: Tensor = self.linear_2(F.silu(self.linear_1(embedding)))
-        return out
+        return F.silu(self.linear_2(F.silu(self.linear_1(embedding))))
 
 
 class ResidualBlock(nn.Module):
@@ -60,9 +60,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Apply the block."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time_emb_proj(F.silu(embedding))[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(norm_silu(self.norm1, x))
+        h = self.conv2(norm_silu(self.norm2, h, self.time_emb_proj(embedding)))
         out: Tensor = self.conv_shortcut(x) + h
         return out
 
@@ -156,6 +155,11 @@ def up_blocks(layout: Layout, adapter: bool) -> nn.ModuleList:
             channels = layout.block_out_channels[level]
         blocks.append(UpBlock(level, in_channels, layout, adapter))
     return nn.ModuleList(blocks)
+
+
+def norm_silu(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    """SiLU of a norm of (B, C, h, w), to which shift (B, C) is added first."""
+    return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift=shift)
 
 
 def _transformer(level: int, layout: Layout, adapter: bool) -> SpatialTransformer:

@@ -72,7 +72,8 @@ class ControlNet(Encoder):
         """more: the inputs of `signature` from the fifth on, in its order."""
         named = named_inputs(self.signature, (latents, timestep, control, conditioning_scale, *more))
         embedding = self.time_embedding(timestep, None)
-        layers, own = iter(layer_inputs(named, self.layers)), list[KeyValue]()
+        layers = iter(layer_inputs(named, self.layers))
+        own: list[KeyValue] = []
         skips = [self.conv_in(latents) + self.controlnet_cond_embedding(control)]
         for block in self.down_blocks:
             skips += block(skips[-1], embedding, layers, own)

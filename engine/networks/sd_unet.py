@@ -6,15 +6,14 @@ Together they have exactly the parameters of diffusers' UNet2DConditionModel, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mien.engine.errors import ShapeError
-from mien.engine.networks.sd_attention import LayerInputs
-from mien.engine.networks.sd_blocks import DownBlock, KeyValue, MidBlock, TimeEmbedding, up_blocks
+from mien.engine.networks.sd_attention import BankInputs, LayerInputs
+from mien.engine.networks.sd_blocks import DownBlock, KeyValue, MidBlock, TimeEmbedding, norm_silu, up_blocks
 from mien.engine.networks.sd_layout import AttentionLayer, Layout, Stage
 from mien.engine.networks.sd_signature import Signature, context_signature, unet_signature
 
@@ -93,8 +92,25 @@ class UNet(Encoder):
     def forward(self, latents: Tensor, timestep: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
         """more: the inputs of `signature` from the third on, in its order."""
         named = named_inputs(self.signature, (latents, timestep, *more))
-        embedding = self.time_embedding(timestep, named.get("guidance"))
-        layers, own = iter(layer_inputs(named, self.layers)), list[KeyValue]()
+        prediction, own = self.predict(
+            latents, timestep, layer_inputs(named, self.layers), guidance=named.get("guidance"), residuals=named
+        )
+        return prediction, *(tensor for i in self.bank_layers for tensor in own[i])
+
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        inputs: Sequence[LayerInputs],
+        *,
+        guidance: Tensor | None = None,
+        residuals: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """The prediction, and every layer's own keys and values. inputs: of each layer. residuals: by the signature's names."""
+        named = residuals or {}
+        embedding = self.time_embedding(timestep, guidance)
+        layers = iter(inputs)
+        own: list[KeyValue] = []
         skips = [self.conv_in(latents)]
         for block in self.down_blocks:
             skips += block(skips[-1], embedding, layers, own)
@@ -104,8 +120,8 @@ class UNet(Encoder):
             x = x + named["mid_residual"]
         for block in self.up_blocks:
             x = block(x, skips, embedding, layers, own)
-        prediction: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
-        return prediction, *(tensor for i in self.bank_layers for tensor in own[i])
+        prediction: Tensor = self.conv_out(norm_silu(self.conv_norm_out, x))
+        return prediction, own
 
 
 def named_inputs(signature: Signature, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -123,7 +139,9 @@ def layer_inputs(named: Mapping[str, Tensor], layers: tuple[AttentionLayer, ...]
         LayerInputs(
             text=(named[f"text_k_{i}"], named[f"text_v_{i}"]),
             wplus=(named[f"w_k_{i}"], named[f"w_v_{i}"], named["w_scale"]) if f"w_k_{i}" in named else None,
-            bank=(named[f"bank_k_{i}"], named[f"bank_v_{i}"], named["own_weight"]) if f"bank_k_{i}" in named else None,
+            bank=BankInputs(((named[f"bank_k_{i}"], named[f"bank_v_{i}"]),), named["own_weight"])
+            if f"bank_k_{i}" in named
+            else None,
         )
         for i in range(len(layers))
     ]

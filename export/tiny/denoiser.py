@@ -107,7 +107,7 @@ def validate(
     ids, noise = pairs.val[:limit], fixed_noise(pairs)
     t, w = torch.full((len(ids),), float(T_VAL), device=pairs.device), codes[put(ids, pairs.device)]
 
-    def answer(source: Tensor, strengths: Tensor) -> Tensor:
+    def answer(source: Tensor, strengths: Tensor, _: Tensor) -> Tensor:
         z_t, edited = noiser(source, noise, t), w + code_change(directions, strengths)
         return x0(model, noiser, z_t, t, edited)[0] - x0(model, noiser, z_t, t, w)[0]
 

@@ -11,13 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mien.engine.face.coordinates import face_coordinates
 from mien.engine.types import Array
 from mien.export.tiny.paint import EDITS
+from mien.export.tiny.prepare import CROP_PX
 
 T_MIN, T_MAX = 80, 640
 T_USUAL = (150, 420)
 SHOWN = 12
 EVEN_SHARE = 0.15
+# Of landmarks in training, in pixels of the crop: of each by itself, and of all together; size and roll in shares and radians.
+ALONE_PX, TOGETHER_PX, SIZE, ROLL = 0.9, 0.9, 0.012, 0.012
 VALIDATED = (*EDITS, "combined")  # the entries that are validated, the last of them several edits at once
 
 
@@ -66,6 +70,7 @@ class EditPairs:
     def __init__(self, runs: Path, device: str = "cpu") -> None:
         mapped = {name: _mapped(runs, name) for name in ("plain_w", "target_w", "plain_z", "source_z", "target_z")}
         self.strengths = np.load(runs / "pairs" / "strengths.npy")
+        self._points = np.load(runs / "pairs" / "points.npy")
         self.entries: int = self.strengths.shape[1]
         is_val = np.load(runs / "pairs" / "is_val.npy")
         self.train, self.val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
@@ -95,6 +100,14 @@ class EditPairs:
         """Source and target latents (B, C, 32, 32) of samples and entries."""
         return self._rows("source_z", ids, entries).float(), self._rows("target_z", ids, entries).float()
 
+    def coordinates(self, ids: Array, entries: Array, rng: np.random.Generator | None = None) -> Tensor:
+        """Face coordinates (B, 2, 32, 32) of the sources; rng: landmarks are off as those found in a clip are."""
+        points = self._points[ids, entries].astype(np.float64)
+        if rng is not None:
+            points = np.stack([_off(one, rng) for one in points])
+        maps = [face_coordinates(one, CROP_PX, self.latent_shape[-1]) for one in points]
+        return put(np.stack(maps), self.device)
+
     def plain_latents(self, ids: Array) -> Tensor:
         """Latents of the unedited crops."""
         return self._rows("plain_z", ids).float()
@@ -106,6 +119,13 @@ class EditPairs:
     def target_views(self, ids: Array, entries: Array) -> Tensor:
         """The same of the edited ones."""
         return _views(self._rows("target_w", ids, entries))
+
+
+def _off(points: Array, rng: np.random.Generator) -> Array:
+    middle, angle = points.mean(0), rng.normal(0, ROLL)
+    turn = (1 + rng.normal(0, SIZE)) * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = rng.normal(0, TOGETHER_PX, 2) + rng.normal(0, ALONE_PX, points.shape)
+    return np.asarray((points - middle) @ turn.T + middle + shift)
 
 
 def _mapped(runs: Path, name: str) -> Array:
@@ -123,16 +143,23 @@ def _views(pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def relative_errors(
-    answer: Callable[[Tensor, Tensor], Tensor], pairs: EditPairs, ids: Array, decoder: nn.Module, sheet: Path | None
+    answer: Callable[[Tensor, Tensor, Tensor], Tensor],
+    pairs: EditPairs,
+    ids: Array,
+    decoder: nn.Module,
+    sheet: Path | None,
 ) -> dict[str, float]:
     """|answer - wanted|^2 / |wanted|^2 of VALIDATED over val samples (B,); a sheet of source, target and answer.
 
-    answer: (source latents (B, C, 32, 32), strengths (B, E)) -> the difference, of the same shape as the source.
+    answer: (source latents (B, C, 32, 32), strengths (B, E), face coordinates (B, 2, 32, 32)) -> the difference, of the same
+    shape as the source.
     """
     scores, rows = {}, []
     for entry, name in enumerate(VALIDATED):
-        source, target = pairs.latents(ids, np.full(len(ids), entry))
-        got, wanted = answer(source, put(pairs.strengths[ids, entry], pairs.device)), target - source
+        entries = np.full(len(ids), entry)
+        source, target = pairs.latents(ids, entries)
+        strengths = put(pairs.strengths[ids, entry], pairs.device)
+        got, wanted = answer(source, strengths, pairs.coordinates(ids, entries)), target - source
         scores[name] = float((got - wanted).square().sum() / wanted.square().sum())
         rows.append((source[:SHOWN], target[:SHOWN], (source + got)[:SHOWN]))
     if sheet is not None:

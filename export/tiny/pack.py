@@ -28,7 +28,7 @@ from mien.export.tiny.paint import EDITS_FILE
 from mien.export.tiny.quantize import calibration, quantize
 from mien.export.tiny.stage import Arguments
 
-VERSION = "0.4.0"
+VERSION = "0.5.0"
 # Trained, but not yet good enough: the network knows where a beard grows, not its grain; from near it is a smudge.
 HELD_BACK = ("beard",)
 BANK_TOKENS = (256, 64, 64, 256)
@@ -169,6 +169,7 @@ def _synthesis_parts(runs: Path) -> tuple[dict[str, Part], Mapping[str, Tensor],
                 "timestep": ("B",),
                 "w_plus": ("B", 12, 64),
                 "w_edited": ("B", 12, 64),
+                "coordinates": ("B", 2, 32, 32),
             },
             {"difference": ("B", channels, 32, 32)},
             {
@@ -177,6 +178,7 @@ def _synthesis_parts(runs: Path) -> tuple[dict[str, Part], Mapping[str, Tensor],
                 "timestep": examples["timestep"],
                 "w_plus": w_plus,
                 "w_edited": w_plus + 0.3 * torch.randn_like(w_plus),
+                "coordinates": torch.rand(2, 2, 32, 32) * 2 - 1,
             },
         ),
         "denoiser": Part("denoiser.Denoiser", denoised["kwargs"], denoiser, inputs, outputs, examples),

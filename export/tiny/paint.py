@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from mien.engine.face.warp import Motions, motions, warp_crop, warp_field
+from mien.engine.face.warp import Motions, motions, moved_points, warp_crop, warp_field
 from mien.engine.manifest import BACK, LandmarkShift
 from mien.engine.types import Array
 from mien.export.tiny.draw_age import age, smile_folds
@@ -72,11 +71,11 @@ def template_of(name: str) -> tuple[LandmarkShift, ...]:
     )
 
 
-def make_pair(strengths: Mapping[str, float], face: Face, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Source and target (H, W, 3) of edits at once, the same array where there is nothing to paint.
+def make_pair(strengths: Mapping[str, float], face: Face, rng: np.random.Generator) -> tuple[Face, Array]:
+    """Source and target (H, W, 3) of edits at once; the target is the source's array where there is nothing to paint.
 
-    The source is what the network will see: `face.rgb` itself, or warped, where an edit has a template. Raises ValueError
-    for an edit without a painter.
+    The source is what the network will see: `face` itself, or warped, where an edit has a template. Raises ValueError for
+    an edit without a painter.
     """
     if unknown := [name for name in strengths if name not in PAINTERS]:
         raise ValueError(f"no pairs are made for {unknown[0]!r}; known: {', '.join(EDITS)}")
@@ -86,7 +85,7 @@ def make_pair(strengths: Mapping[str, float], face: Face, rng: np.random.Generat
     target = after.rgb
     for name, strength in active.items():
         target = PAINTERS[name](target, after, face, strength, rng)
-    return after.rgb, target
+    return after, target
 
 
 def _warped(face: Face, moved: Motions) -> Face:
@@ -98,15 +97,5 @@ def _warped(face: Face, moved: Motions) -> Face:
     planes = np.ascontiguousarray(np.dstack([face.rgb, face.hair, face.person]).transpose(2, 0, 1))
     out = np.clip(warp_crop(planes, field), 0, 1)
     rgb = np.ascontiguousarray(out[:3].transpose(1, 2, 0))
-    return Face(rgb, _moved_mesh(face.mesh, field, size), np.asarray(out[3]), np.asarray(out[4]))
-
-
-def _moved_mesh(mesh: Array, field: Array, size: int) -> Array:
-    """Where mesh points go under a backward field (G, G, 2): the q with q + B(q) = p, by iteration."""
-    step = field.shape[0] / size
-    out = mesh.copy()
-    for _ in range(6):
-        x, y = (((out[:, k, None] + 0.5) * step - 0.5).astype(np.float32) for k in (0, 1))
-        shift = cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
-        out[:, :2] = 0.5 * (out[:, :2] + mesh[:, :2] - shift)
-    return out
+    mesh = np.column_stack([moved_points(face.mesh[:, :2], field, size), face.mesh[:, 2:]])
+    return Face(rgb, mesh, np.asarray(out[3]), np.asarray(out[4]))

@@ -8,7 +8,8 @@ edits' generators paint on it (see paint.py). Samples of val tiles are unaugment
 Writes to `<runs>/pairs`, M samples, N = E + COMBINATIONS entries:
   plain_z.npy (M, C, 32, 32) float16 latents of the unedited crop, plain_w.npy (M, 128, 128, 3) uint8 the W+ encoder's view of it;
   source_z.npy, target_z.npy (M, N, C, 32, 32) float16; target_w.npy (M, N, 128, 128, 3) uint8;
-  strengths.npy (M, N, E) float32; tile.npy (M,) int32 the prepared tile; is_val.npy (M,) bool.
+  points.npy (M, N, 68, 2) float16 landmarks of the source in crop pixels; strengths.npy (M, N, E) float32;
+  tile.npy (M,) int32 the prepared tile; is_val.npy (M,) bool.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import cv2
 import numpy as np
 import torch
 
+from mien.engine.face.points import MIRRORED
 from mien.engine.networks.autoencoder import Encoder
 from mien.engine.types import Array
 from mien.export.tiny.dataset import Prepared
 from mien.export.tiny.paint import EDITS, Face, make_pair, range_of
 from mien.export.tiny.prepare import CROP_PX, PADDED_PX
 from mien.export.tiny.stage import Arguments
+from mien.export.tiny.teachers import MESH_TO_68
 
 NEGATIVE = {"smile": 0.4, "age": 0.4, "skin_tone": 0.4}  # share of strengths below 0
 ALTERNATIVES = {"hair_dark", "hair_blond", "hair_red", "hair_grey"}  # no two of these at once
@@ -104,16 +107,26 @@ def _make_sample(runs: Path, seed: int, job: tuple[int, int]) -> tuple[Array, ..
     pairs = [make_pair(dict(zip(EDITS, map(float, row), strict=True)), face, rng) for row in strengths]
     flip = k >= 0 and rng.random() < 0.5
     # most sources are the plain picture itself: encode it once
-    pictures = [face.rgb] + [source for source, _ in pairs if source is not face.rgb] + [target for _, target in pairs]
+    sources = [source.rgb for source, _ in pairs]
+    pictures = [face.rgb] + [source for source in sources if source is not face.rgb] + [target for _, target in pairs]
     pictures = [p[:, ::-1] if flip else p for p in pictures]
     batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() * 2 - 1
     with torch.no_grad():
         z = encoder(batch).half().numpy()
     moved = iter(z[1 : len(z) - len(pairs)])
-    source_z = np.stack([z[0] if source is face.rgb else next(moved) for source, _ in pairs])
+    source_z = np.stack([z[0] if source is face.rgb else next(moved) for source in sources])
+    points = np.stack([landmarks_of(source, flip) for source, _ in pairs])
     small = [cv2.resize(p, (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA) for p in pictures]
     views = [(p * 255 + 0.5).astype(np.uint8) for p in small]
-    return z[0], views[0], source_z, z[-len(pairs) :], np.stack(views[-len(pairs) :]), strengths
+    return z[0], views[0], source_z, z[-len(pairs) :], np.stack(views[-len(pairs) :]), points, strengths
+
+
+def landmarks_of(face: Face, flip: bool) -> Array:
+    """(68, 2) float16 in pixels of the picture, or of its mirror image."""
+    points = face.mesh[MESH_TO_68, :2]
+    if flip:
+        points = points[list(MIRRORED)] * [-1, 1] + [CROP_PX - 1, 0]
+    return points.astype(np.float16)
 
 
 def run(args: Arguments) -> None:
@@ -124,7 +137,7 @@ def run(args: Arguments) -> None:
     ]
     out = args.runs / "pairs"
     out.mkdir(parents=True, exist_ok=True)
-    names = ("plain_z", "plain_w", "source_z", "target_z", "target_w", "strengths")
+    names = ("plain_z", "plain_w", "source_z", "target_z", "target_w", "points", "strengths")
     arrays: dict[str, Array] = {}
     with ProcessPoolExecutor(args.workers) as pool:
         for n, sample in enumerate(pool.map(partial(_make_sample, args.runs, args.seed), jobs, chunksize=8)):

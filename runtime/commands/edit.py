@@ -77,6 +77,12 @@ def edit(
         str, typer.Option(help="auto (int8 where the bundle has it), float32; torch: float16.", rich_help_panel=MACHINE)
     ] = "auto",
     threads: Annotated[int, typer.Option(help="0 for all cores.", rich_help_panel=MACHINE)] = 0,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            metavar="ROWS", help="Most rows of a denoiser call, of faces and frames.", rich_help_panel=MACHINE
+        ),
+    ] = 1,
 ) -> None:
     """Edit the faces of a video or a picture."""
     from mien.runtime import edit_request  # needs the packages for video, which other commands do without
@@ -112,7 +118,9 @@ def edit(
         threads=threads,
         overwrite=overwrite,
     )
-    config = EngineConfig(device=device, backend=backend, precision=check_precision(precision), threads=threads)
+    config = EngineConfig(
+        device=device, backend=backend, precision=check_precision(precision), threads=threads, batch_size=batch_size
+    )
     request = plan(job, spec, config, bundle=bundle, compare=compare, report=report)
     if dry_run:
         for key, value in request.describe().items():

@@ -160,7 +160,7 @@ def report(done: Imported) -> None:
 def require_packages() -> None:
     """Raise UnavailableError where a package that importing needs is not installed."""
     if missing := [package for package in NEEDS if find_spec(package) is None]:
-        raise UnavailableError(f"importing needs {', '.join(missing)}: pip install 'mien[export]' {' '.join(missing)}")
+        raise UnavailableError(f"importing needs {', '.join(missing)}: pip install 'mien[export]'")
 
 
 def bundles_folder(into: Path | None) -> Path:

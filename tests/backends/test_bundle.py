@@ -113,6 +113,16 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("composition", lambda m: m["edits"]["smile"].update(composition="add"), "one of delta, replace"),
     ("regions", lambda m: m["edits"]["smile"].update(regions=[]), "at least one region"),
     ("idle edit", lambda m: m["edits"]["smile"].update(direction=None, template=[]), "needs a direction or a template"),
+    (
+        "target's spread",
+        lambda m: m["edits"]["smile"].update(target={"coordinate": 20, "centre": 0.5, "spread": 0}),
+        ".target.spread is 0, it must be above",
+    ),
+    (
+        "target of nothing",
+        lambda m: m["edits"]["smile"].update(direction=None, target={"coordinate": 20, "centre": 0.5, "spread": 1}),
+        "a target needs a direction that leads there",
+    ),
     ("escape", lambda m: m["networks"]["probe"].update(file="../probe.onnx"), "'../probe.onnx' is refused"),
     ("absolute", lambda m: m["networks"]["probe"].update(file="/etc/passwd"), "'/etc/passwd' is refused"),
     ("deep escape", lambda m: m["files"].update({"a/../../x": "0" * 64}), "'a/../../x' is refused"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mien.engine.face.coordinates import MEAN_FACE
 from mien.engine.networks.denoiser import Denoiser
 from mien.export.tiny import denoiser, difference
 from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod, fixed_noise
@@ -30,6 +31,7 @@ def pairs(tmp_path: Path) -> EditPairs:
         "target_z": rng.standard_normal((SAMPLES, ENTRIES, *latents)).astype(np.float16),
         "target_w": rng.integers(0, 255, (SAMPLES, ENTRIES, *views), np.uint8),
         "strengths": rng.uniform(0, 1, (SAMPLES, ENTRIES, len(EDITS))).astype(np.float32),
+        "points": (rng.normal(0, 2, (SAMPLES, ENTRIES, 68, 2)) + 256 * MEAN_FACE).astype(np.float16),
         "is_val": np.arange(SAMPLES) >= SAMPLES - 2,
     }
     (tmp_path / "pairs").mkdir()
@@ -50,10 +52,16 @@ def noiser(monkeypatch: pytest.MonkeyPatch) -> Noiser:
 def test_all_that_pairs_answer_is_on_the_device(pairs: EditPairs) -> None:
     ids, entries = np.array([0, 3]), np.array([1, 2])
     answers = [*pairs.latents(ids, entries), pairs.plain_latents(ids), pairs.energy(pairs.strengths[ids, entries])]
-    answers += [pairs.plain_views(ids), pairs.target_views(ids, entries), fixed_noise(pairs)]
+    answers += [
+        pairs.coordinates(ids, entries, np.random.default_rng(0)),
+        pairs.plain_views(ids),
+        pairs.target_views(ids, entries),
+        fixed_noise(pairs),
+    ]
     assert {answer.device.type for answer in answers} == {DEVICE}
     assert [tuple(a.shape) for a in answers[:2]] == [(2, CHANNELS, 32, 32)] * 2
-    assert answers[4].shape == answers[5].shape == (2, 3, 128, 128)
+    assert answers[4].shape == (2, 2, 32, 32)
+    assert answers[5].shape == answers[6].shape == (2, 3, 128, 128)
 
 
 def test_a_step_of_the_difference_stays_on_the_device(pairs: EditPairs, noiser: Noiser) -> None:

@@ -82,7 +82,8 @@ def test_the_difference_reads_all_it_is_given() -> None:
     model = DifferenceDenoiser(8).eval()
     torch.nn.init.normal_(model.trunk.conv_out.weight, std=0.1)
     latents, t, w_plus, _ = _inputs()
-    inputs = [latents, latents.flip(0), t, w_plus, w_plus + 0.2]
+    coordinates = torch.rand(2, 2, 32, 32) - 0.5
+    inputs = [latents, latents.flip(0), t, w_plus, w_plus + 0.2, coordinates]
     answer = model(*inputs)
     assert answer.shape == latents.shape
     for k, value in enumerate(inputs):

@@ -14,7 +14,6 @@ from mien.engine.guidance import (
     blend_step,
     cfg,
     cfg_weights,
-    dual_guidance,
     dual_weights,
     guidance_embedding,
     guide_step,
@@ -84,14 +83,14 @@ def test_cfg(scale: float, t: int) -> None:
 def test_dual_guidance(text: float, image: float, rows: tuple[str, ...], t: int) -> None:
     x, branches = draw(1, 2, 4, 6, 5), Branches()
     e_00, e_i0, e_it = (eps_of(name, x, t) for name in ("none", "image", "image_text"))
-    x0 = dual_guidance(branches, text, image)(x, t)
+    x0 = mix(branches, dual_weights(text, image))(x, t)
     wanted = e_00 + image * (e_i0 - e_00) + text * (e_it - e_i0)
     np.testing.assert_allclose(guided_eps(x0, x, t), wanted, rtol=1e-7, atol=1e-9)
     assert branches.asked == [rows] == [tuple(dual_weights(text, image))]
 
 
 def test_an_evaluation_of_too_few_rows_is_refused() -> None:
-    guided = dual_guidance(lambda x, t, names: x, 7.5, 1.5)
+    guided = mix(lambda x, t, names: x, dual_weights(7.5, 1.5))
     with pytest.raises(ShapeError, match="answered 1 rows"):
         guided(draw(1), 499)
 

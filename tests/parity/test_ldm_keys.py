@@ -16,7 +16,7 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
 
-from mien.engine.checkpoints.diffusers_folder import read_part  # noqa: E402
+from mien.engine.checkpoints.diffusers_folder import find_part  # noqa: E402
 from mien.engine.checkpoints.family import (  # noqa: E402
     controlnet_config,
     prediction_type,
@@ -334,10 +334,10 @@ def test_what_diffusers_saves(tmp_path: Path, form: dict[str, Any]) -> None:
     net = diffusers.UNet2DConditionModel(**config)
     net.save_pretrained(tmp_path / "unet", **form)
     assert (len(list((tmp_path / "unet").iterdir())) > 3) == ("max_shard_size" in form)
-    saved, state = read_part(tmp_path / "unet", "unet")
-    assert_same(state, net.state_dict())
+    part = find_part(tmp_path / "unet", "unet")
+    assert_same(part.read(), net.state_dict())
     told = Layout.from_config(config)
-    assert Layout.from_config(saved) == told and told.block_out_channels == (32, 64, 64)
+    assert Layout.from_config(part.config) == told and told.block_out_channels == (32, 64, 64)
 
 
 def test_what_a_checkpoint_holds() -> None:

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import CrossFrameAttnProcessor
 
-from mien.engine.networks.sd_attention import CrossAttention, LayerInputs, SelfAttention, TransformerBlock
+from mien.engine.networks.sd_attention import BankInputs, CrossAttention, LayerInputs, SelfAttention, TransformerBlock
 from mien.engine.networks.sd_layout import Layout
 from mien.engine.networks.sd_unet import ContextProjection, UNet
 
@@ -48,7 +48,7 @@ def test_self_attention_with_a_bank(own_weight: float, tokens: tuple[int, int]) 
     torch.manual_seed(0)
     layer = SelfAttention(32, HEADS)
     x, bank_k, bank_v = rows(2, n, 32, seed=1), rows(2, m, 32, seed=2), rows(2, m, 32, seed=3)
-    got, own_k, own_v = layer(x, (bank_k, bank_v, torch.tensor([own_weight, 0.5])))
+    got, own_k, own_v = layer(x, BankInputs(((bank_k, bank_v),), torch.tensor([own_weight, 0.5])))
     k, v = f64(x) @ f64(layer.to_k.weight).T, f64(x) @ f64(layer.to_v.weight).T
     assert error(own_k, k) < 1e-6 and error(own_v, v) < 1e-6
     weights = np.ones((2, n + m))
@@ -65,7 +65,7 @@ def test_extended_attention_is_attention_to_more_tokens() -> None:
     here, there = rows(1, 30, 32, seed=1), rows(1, 20, 32, seed=2)
     _, k, v = layer(there, None)
     both = layer(torch.cat([here, there], 1), None)[0][:, :30]
-    torch.testing.assert_close(layer(here, (k, v, torch.ones(1)))[0], both, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layer(here, BankInputs(((k, v),), torch.ones(1)))[0], both, rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
@@ -89,11 +89,12 @@ def test_a_weight_of_zero_is_exact_in_half_precision(dtype: torch.dtype) -> None
     block = TransformerBlock(32, HEADS, adapter=False).to(dtype)
     text = (rows(1, 7, 32, seed=2).to(dtype), rows(1, 7, 32, seed=3).to(dtype))
     bank = (rows(1, 9, 32, seed=4).to(dtype), rows(1, 9, 32, seed=5).to(dtype))
-    bare, own = torch.zeros(1, dtype=dtype), rows(1, 30, 32, seed=1).to(dtype)
-    got = block.attn1(own, (*bank, bare))[0]
+    own = rows(1, 30, 32, seed=1).to(dtype)
+    alone = BankInputs((bank,), torch.zeros(1, dtype=dtype))
+    got = block.attn1(own, alone)[0]
     swapped = torch.cat([own[:, :1], own[:, 1:].flip(1)], 1)
-    assert torch.equal(block.attn1(swapped, (*bank, bare))[0][:, 0], got[:, 0])  # the other own tokens are not seen
-    assert block(own, LayerInputs(text, bank=(*bank, bare)))[0].isfinite().all()
+    assert torch.equal(block.attn1(swapped, alone)[0][:, 0], got[:, 0])  # the other own tokens are not seen
+    assert block(own, LayerInputs(text, bank=alone))[0].isfinite().all()
 
 
 @torch.no_grad()

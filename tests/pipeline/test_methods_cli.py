@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from mien.engine import edits as methods  # noqa: E402
 from mien.runtime.app import run  # noqa: E402
 from mien.runtime.source import VideoReader  # noqa: E402
 from tests import published  # noqa: E402
@@ -79,12 +81,20 @@ def test_strength_0_gives_the_input_back(folder: Path, tmp_path: Path) -> None:
     [
         (("--method", "controlnet"), "nothing to edit"),
         (("--method", "controlnet", "--edit", "age=1"), "is told a prompt, it has no edit 'age'"),
-        (("--method", "instruct_pix2pix", *PROMPT), "reads 4 channels, InstructPix2Pix's reads 8"),
-        (("--method", "controlnet", *PROMPT, "--option", "control=edges"), "unknown control 'edges'"),
+        (("--method", "instruct_pix2pix", *PROMPT), "needs a UNet of 8 channels"),
+        (("--method", "controlnet", *PROMPT, "--option", "control=edges"), "control is 'edges'; accepted: canny"),
         (("--method", "controlnet", *PROMPT, "--option", "colour=red"), "has no option 'colour'"),
         (("--method", "wplus", "--edit", "age=2", "--crop-size", "130"), "multiples of 8"),
         (("--method", "wplus", "--edit", "age=9"), "accepted: -8 to 8"),
         (("--method", "controlnet", *PROMPT, "--backend", "onnxruntime"), "use --backend torch"),
+        (
+            ("--method", "controlnet", "--prompt", " ".join(["face"] * 76) + "\nof a photo"),
+            "fit: 'face\\nof a photo'; shorten it",
+        ),
+        (
+            ("--method", "pix2video", *PROMPT, "--option", "residual_cfg=self", "--composition", "delta"),
+            "--composition replace",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -95,3 +105,73 @@ def test_what_cannot_be_done_is_one_line(
     error = capsys.readouterr().err.strip()
     assert code in (2, 3) and message in error and "\n" not in error, error
     assert not out.exists()
+
+
+TOYS = {
+    "toy": """
+        from mien.engine.edits import Answer
+
+
+        class Toy:
+            @staticmethod
+            def is_active(spec):
+                return True
+
+            @staticmethod
+            def networks(spec, manifest):
+                return ()
+
+            @staticmethod
+            def in_order(spec, manifest):
+                return False
+
+            @staticmethod
+            def regions(spec, manifest):
+                return ("face",)
+
+            def __init__(self, spec, bundle, networks):
+                pass
+
+            def wants_code(self):
+                return False
+
+            def encode(self, track, crop):
+                raise AssertionError
+
+            def finish(self, track, view):
+                return Answer(cover=(-view.crop, view.mask))
+
+
+        METHOD = Toy
+        """,
+    "prompted_toy": """
+        from mien.engine.edits.controlnet import prompted
+        from mien.engine.prompt_edit import PromptEdit, Recipe, bind_model, guidance_scale
+
+
+        class PlainEdit(PromptEdit):
+            def __init__(self, spec, bundle, networks):
+                model, scale = bind_model(bundle, networks), guidance_scale(spec, bundle.manifest)
+                told = prompted(model, spec, scale, "")
+                recipe = Recipe(self.edited(spec, bundle.manifest), {"source": 1.0}, lambda track, t: told)
+                super().__init__(spec, bundle.manifest, model, recipe)
+
+
+        METHOD = PlainEdit
+        """,
+}
+
+
+@pytest.mark.parametrize("name", list(TOYS))
+def test_a_method_of_ones_own_is_one_file(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{name}.py").write_text(dedent(TOYS[name]))
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    out, bundle = tmp_path / "out.mkv", "tiny" if name == "toy" else str(folder / "plain")
+    asked = ["edit", str(CLIP), str(out), *PART, "--bundle", bundle, "--method", name, *PROMPT, "--codec", "ffv1"]
+    assert run([*asked, "--steps", "1", "--threads", "1"]) == 0
+    with VideoReader(CLIP, 1.0, 1.1) as source, VideoReader(out) as result:
+        pairs = list(zip(source, result, strict=True))
+    assert len(pairs) == FRAMES
+    assert all((before.planes[0] != after.planes[0]).any() for before, after in pairs)

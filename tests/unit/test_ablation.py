@@ -17,6 +17,7 @@ from mien.engine.bundle import Bundle
 from mien.engine.compose import FaceJob
 from mien.engine.edits import View
 from mien.engine.edits.wplus import WPlus
+from mien.engine.face.coordinates import MEAN_FACE
 from mien.engine.guidance import LATENT_GUIDANCE
 from mien.engine.manifest import Architecture, AttributeEdit, BankLayer, Manifest, NetworkSpec, ScheduleSpec
 from mien.engine.sampler import step_lcm
@@ -69,7 +70,10 @@ class Denoiser:
 
 
 def networks() -> dict[str, Any]:
-    def difference(latents: Array, source: Array, timestep: Array, w_plus: Array, w_edited: Array) -> dict[str, Array]:
+    def difference(
+        latents: Array, source: Array, timestep: Array, w_plus: Array, w_edited: Array, coordinates: Array
+    ) -> dict[str, Array]:
+        assert coordinates.shape == (1, 2, *latents.shape[2:])
         return {"difference": (w_edited - w_plus).mean((1, 2))[:, None, None, None] * np.sin(source + latents)}
 
     return {
@@ -92,7 +96,7 @@ class _plain:
 
 
 def view(crop: Array) -> View:
-    return View(crop, np.ones((SIZE, SIZE), np.float32), np.zeros((68, 2)))
+    return View(crop, np.ones((SIZE, SIZE), np.float32), SIZE * MEAN_FACE)
 
 
 def track() -> FaceTrack:
@@ -192,7 +196,7 @@ def test_memory_counts_every_array_once() -> None:
         of.FRESH: code,
         of.PLAIN: code + noise,
         of.SHARED: code + noise,
-        of.PREVIOUS: code + noise + 2 * frame,
+        of.PREVIOUS: code + noise + frame,
         of.ANCHORED: code + noise + 2 * frame,
         of.DECODER: code + noise + 2 * frame // LAYERS,
         of.GUIDED: code + noise + 2 * frame + LATENT_BYTES,
@@ -209,7 +213,7 @@ def test_errors_are_inside_the_mask_and_of_both_sources() -> None:
     crop[:, ::2] = 0.5
     mask: Array = np.zeros((SIZE, SIZE), np.float32)
     mask[8:40, 8:40] = 1.0
-    job = FaceJob(track(), np.eye(2, 3), (0, 0, SIZE, SIZE), crop, None, mask, np.zeros((68, 2)), None, 1.0)
+    job = FaceJob(track(), np.eye(2, 3), (0, 0, SIZE, SIZE), crop, None, mask, SIZE * MEAN_FACE, None, 1.0)
     result = crop + np.float32(0.2)
     result[:, 50:] = 1.0
     np.testing.assert_allclose(errors_of(job, result)[:2], (0.2 * 127.5) ** 2, rtol=1e-4)

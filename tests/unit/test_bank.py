@@ -91,3 +91,15 @@ def test_the_second_frame_has_one_frame_behind_it() -> None:
     for frames in (("anchor",), ("previous",), ("anchor", "previous")):
         got = bank.read(ROWS[:1], INPUTS, np.concatenate, zeros, frames)  # type: ignore[arg-type]
         np.testing.assert_array_equal(got["bank_v_0"][0, :, 0], [70.0] * N)
+
+
+def test_only_what_a_policy_sees_is_kept() -> None:
+    for frames, anchors, previous in ((("anchor",), [0.0], []), (("previous",), [], [20.0])):
+        bank = Bank(frames)  # type: ignore[arg-type]
+        for frame in (0, 1, 2):
+            bank.write(ROWS[:1], answer(frame, 1))
+            bank.step_frame()
+        kept = [[float(own["own_k_0"][0, 0, 0]) for own in held.values()] for held in (bank.anchor, bank.previous)]
+        assert kept == [anchors, previous]
+        got = bank.read(ROWS[:1], INPUTS, np.concatenate, zeros, frames)  # type: ignore[arg-type]
+        assert [float(v) for v in got["bank_k_0"][0, ::N, 0]] == [*anchors, *previous]

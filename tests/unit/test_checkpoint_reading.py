@@ -23,7 +23,7 @@ from mien.engine.errors import BundleError, RunError
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from mien.engine.checkpoints.diffusers_folder import current_names, find_part, is_repository, part_names, read_part  # noqa: E402
+from mien.engine.checkpoints.diffusers_folder import current_names, find_part, part_names  # noqa: E402
 from mien.engine.checkpoints.matching import check, likely_cause  # noqa: E402
 from mien.engine.checkpoints.reading import (  # noqa: E402
     flatten,
@@ -104,7 +104,7 @@ def test_what_lightning_leaves_beside_the_weights(tmp_path: Path, monkeypatch: p
         beside = {"callbacks": {callback: {"best": "x"}, "own": callback()}, "opts": argparse.Namespace(lr=0.1)}
         torch.save({"state_dict": WEIGHTS, **beside, "loss": np.float64(0.5)}, tmp_path / "v1-5-pruned.ckpt")
     assert same(read_weights(tmp_path / "v1-5-pruned.ckpt"), WEIGHTS)
-    assert torch.serialization.get_safe_globals() == allowed
+    assert set(torch.serialization.get_safe_globals()) == set(allowed)
 
 
 class Evil:
@@ -246,23 +246,22 @@ def repository(root: Path, index: dict[str, Any] | None = None) -> Path:
 
 def test_repository(tmp_path: Path) -> None:
     root = repository(tmp_path / "sd")
-    assert is_repository(root) and is_repository(root / "unet") and not is_repository(tmp_path)
     assert part_names(root) == ("unet", "vae", "text_encoder")
     write_safetensors(root / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"a": torch.ones(1)})
     assert find_part(root, "unet").files[0].name == "diffusion_pytorch_model.fp16.safetensors"
     write_safetensors(root / "unet" / "diffusion_pytorch_model.safetensors", WEIGHTS)
     torch.save({"a": torch.ones(1)}, root / "unet" / "diffusion_pytorch_model.bin")
     for folder in (root, root / "unet"):
-        config, weights = read_part(folder, "unet")
-        assert config["in_channels"] == 4 and same(weights, WEIGHTS)
+        part = find_part(folder, "unet")
+        assert part.config["in_channels"] == 4 and same(part.read(), WEIGHTS)
     torch.save(
         {"text_model.embeddings.position_ids": torch.arange(3), **WEIGHTS}, root / "text_encoder" / "pytorch_model.bin"
     )
-    assert same(read_part(root, "text_encoder")[1], WEIGHTS)
+    assert same(find_part(root, "text_encoder").read(), WEIGHTS)
     assert find_part(root, "scheduler").config == {"prediction_type": "v_prediction"}
     old = {f"encoder.mid_block.attentions.0.{n}.weight": torch.ones(1) for n in ("query", "key", "value", "proj_attn")}
     torch.save(old, root / "vae" / "diffusion_pytorch_model.bin")
-    assert [key.split(".", 4)[-1] for key in read_part(root, "vae")[1]] == [
+    assert [key.split(".", 4)[-1] for key in find_part(root, "vae").read()] == [
         f"{n}.weight" for n in ("to_q", "to_k", "to_v", "to_out.0")
     ]
     unet = {"mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight": torch.ones(1)}
@@ -276,7 +275,7 @@ def test_shards(tmp_path: Path) -> None:
         write_safetensors(unet / file, {key: WEIGHTS[key]})
     index = unet / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": names}))
-    assert same(read_part(tmp_path / "sd", "unet")[1], WEIGHTS)
+    assert same(find_part(tmp_path / "sd", "unet").read(), WEIGHTS)
     (unet / names["b.bias"]).unlink()
     with pytest.raises(BundleError, match="has no m-00002-of-00002.safetensors, which .*index.json names"):
         find_part(unet, "unet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,9 @@ from mien.engine.compose import FaceEdit, FaceMemory, Placement
 from mien.engine.edits import Answer, View
 from mien.engine.face.align import ffhq_quad
 from mien.engine.manifest import AttributeEdit
+from mien.engine.rows import RowBatcher, RowGathering
 from mien.engine.spec import EditSpec
+from mien.engine.survey import begin_faces, finish_faces
 from mien.engine.types import Array, FaceTrack, Frame
 
 SIZE = 64
@@ -82,3 +85,49 @@ def test_poisson_gives_an_even_offset_up(face: Array, frame_of: Callable[..., Fr
     source = frame.planes[0].astype(float)
     assert np.abs(feathered - source).max() > 20
     assert np.abs(blended - source).max() <= 1
+
+
+class Asking(Method):
+    """Adds what a network makes of its crop's brightness: two rows a face."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def finish(self, track: FaceTrack, view: View) -> Answer:
+        mean = np.full((2, 1), view.crop.mean() + track.track_id, np.float32)
+        added = self.network(x=mean)["x"].mean()
+        return Answer(np.full((3, SIZE, SIZE), added, np.float32))
+
+
+def test_faces_of_a_frame_share_a_call(
+    face: Array, frame_of: Callable[..., Frame], parser: Any, network_of: Any
+) -> None:
+    """Three faces at once: one call of their six rows, and the planes they make one after the other."""
+    frame = frame_of(0, width=640)
+    edit = AttributeEdit(**{f: getattr(EDIT, f) for f in EDIT.__slots__} | {"hides": False})
+    places = [Placement(i, ffhq_quad(face + [170.0 * i - 40, 0]), face + [170.0 * i - 40, 0]) for i in range(3)]
+    memories = {i: FaceMemory(FaceTrack(i)) for i in range(3)}
+    results, calls = [], []
+    for gathering in (None, RowGathering((1, 2, 4, 8), float("inf"))):
+        network = network_of(lambda x: {"x": 0.1 * x})
+        spec, regions = EditSpec(edits=(("a", 1.0),)), ("face",)
+        method = Asking(network if gathering is None else Together(RowBatcher(network, gathering), 3))
+        made = FaceEdit(spec, {"a": edit}, method, regions, parser, SIZE, Clock(), gathering=gathering)
+        results.append(finish_faces(made, begin_faces(made, frame, places, memories)))
+        calls.append(network.calls)
+    assert calls == [3, 1] and len(results[0].boxes) == 3 and results[0].boxes == results[1].boxes
+    for one, other in zip(results[0].frame.planes, results[1].frame.planes, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (results[0].frame.planes[0] != frame.planes[0]).any()
+
+
+class Together:
+    """A network whose first calls wait for each other, so that none is run before all are at work."""
+
+    def __init__(self, network: Any, callers: int) -> None:
+        self.network, self.begun = network, threading.Barrier(callers)
+
+    def __call__(self, **arrays: Array) -> Any:
+        self.begun.wait(30.0)
+        return self.network(**arrays)

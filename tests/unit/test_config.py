@@ -18,8 +18,20 @@ def test_zero_threads_are_all_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"threads": -1}, {"threads": True}, {"frames_at_once": 0}, {"device": "tpu"}, {"precision": "int4"}]
+    ("device", "largest", "sizes"),
+    [("cpu", 3, (1, 2, 3)), ("cuda", 1, (1,)), ("cuda", 8, (1, 2, 4, 8)), ("cuda:1", 6, (1, 2, 4, 6))],
 )
+def test_batch_sizes(device: str, largest: int, sizes: tuple[int, ...]) -> None:
+    assert EngineConfig(device=device, batch_size=largest).batch_sizes == sizes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threads": -1}, {"threads": True}, {"frames_at_once": 0}, {"device": "tpu"}, {"precision": "int4"},
+        {"batch_size": 0}, {"batch_size": 65}, {"batch_size": 2.0}, {"batch_wait_s": -1.0}, {"batch_wait_s": float("nan")},
+    ],
+)  # fmt: skip
 def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError):
         EngineConfig(**wrong)  # type: ignore[arg-type]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mien.engine.bundle import MANIFEST, PACKAGED, Bundle, pack_directions
 from mien.engine.checkpoints import directions
+from mien.engine.checkpoints.direction_edits import direction_edits
 from mien.engine.checkpoints.direction_files import read_directions
-from mien.engine.checkpoints.directions import (
-    STIT_FACTOR,
-    WPLUS_ROWS,
-    ConstantDirection,
-    GanspaceDirection,
-    GanspaceEntry,
-)
+from mien.engine.checkpoints.directions import STIT_FACTOR, WPLUS_ROWS, GanspaceEntry
+from mien.engine.code_edit import CodeEdit
 from mien.engine.errors import BundleError
+from mien.engine.spec import EditSpec
 from mien.engine.types import Array
 
 
@@ -27,10 +27,8 @@ def vector(seed: int, size: int = 512) -> Array:
 
 
 def constant_of(found: dict[str, directions.Direction], name: str) -> Array:
-    direction = found[name]
-    assert isinstance(direction, ConstantDirection)
-    assert direction.dw.dtype == np.float32
-    return direction.dw
+    assert found[name].dw.dtype == np.float32 and found[name].target is None
+    return found[name].dw
 
 
 def test_real_stit_directions(shared_data: Path) -> None:
@@ -56,11 +54,8 @@ def test_every_real_boundary_of_w_is_read_and_none_of_z(shared_data: Path) -> No
 
 
 def test_a_unit_vector_fills_every_row() -> None:
-    direction = directions.boundary(vector(0), "smile.pt")
-    w = np.random.default_rng(1).standard_normal((3, 18, 512)).astype(np.float32)
-    delta = direction.delta(w, -2.5)
-    assert delta.shape == w.shape
-    np.testing.assert_allclose(delta, np.broadcast_to(-2.5 * vector(0), w.shape), rtol=1e-5)
+    dw = directions.boundary(vector(0), "smile.pt").dw
+    np.testing.assert_allclose(dw, np.broadcast_to(vector(0), (18, 512)), rtol=1e-5)
 
 
 def test_only_the_first_rows_as_in_the_wplus_demo(tmp_path: Path) -> None:
@@ -93,29 +88,46 @@ def components(size: int = 512) -> dict[str, torch.Tensor]:
     }
 
 
+def edited(w: Array, spec: EditSpec, made: dict[str, Any], directions: dict[str, Array], folder: Path) -> Array:
+    """A code by the edits of a bundle that has nothing else."""
+    manifest: dict[str, Any] = json.loads((PACKAGED / "tiny" / MANIFEST).read_text())
+    for key in ("format", "files"):
+        manifest.pop(key)
+    files = {"directions.npz": pack_directions(directions), manifest["model_card"]: b""}
+    bundle = Bundle.write(folder, manifest | {"networks": {}, "edits": made, "directions": "directions.npz"}, files)
+    return CodeEdit(spec, bundle)(w)
+
+
 def test_ganspace_strength_is_a_target(tmp_path: Path) -> None:
+    """Against e4e's and the W+ Adapter's formula in float64, through the import and a bundle on the disk."""
     pca = components()
     torch.save(pca, tmp_path / "ffhq_pca.pt")
     (tmp_path / "ganspace_configs.csv").write_text("smile\t46\t4\t5\t-20\nwhite_hair\t57\t7\t10\t-24\n")
-    found = read_directions(tmp_path / "ffhq_pca.pt")
-    assert list(found) == ["smile", "white_hair"]
-    direction = found["white_hair"]
-    assert isinstance(direction, GanspaceDirection)
-    assert (direction.rows, direction.default_strength) == ((7, 10), -24.0)
-    w = np.random.default_rng(4).standard_normal((2, 18, 512)).astype(np.float32)
-    delta = direction.delta(w, 3.0)
+    np.save(tmp_path / "glasses.npy", vector(7) * 0.3)
+    found = direction_edits([tmp_path])
+    assert list(found.edits) == ["smile", "white_hair", "glasses"] and "target" not in found.edits["glasses"]
+    assert found.edits["white_hair"]["range"] == [-1.0, 2.0]
+    w = np.random.default_rng(4).standard_normal((1, 18, 512)).astype(np.float32)
     mean, comp, std = (pca[key].double().numpy() for key in ("mean", "comp", "std"))
-    for k in range(2):
-        coordinate = ((w[k, 0] - mean[0]) * comp[57, 0]).sum() / std[57]
-        want = np.zeros((18, 512))
-        want[7:10] = (3.0 - coordinate) * comp[57, 0] * std[57]
-        np.testing.assert_allclose(delta[k], want, atol=1e-5)
-        assert direction.coordinate(w)[k] == pytest.approx(coordinate, abs=1e-5)
-    np.testing.assert_allclose(direction.delta(w[0], 3.0), delta[0])  # without a batch, too
-    reached = w.copy()
-    reached[:, 0] += delta[:, 7]
-    np.testing.assert_allclose(direction.coordinate(reached), 3.0, atol=1e-5)
-    np.testing.assert_allclose(direction.delta(reached, 3.0), 0.0, atol=1e-5)
+
+    def published(i: int, rows: tuple[int, int], target: float) -> Array:
+        coordinate = ((w[0, 0] - mean[0]) * comp[i, 0]).sum() / std[i]
+        delta = np.zeros((18, 512))
+        delta[rows[0] : rows[1]] = (target - coordinate) * comp[i, 0] * std[i]
+        return delta
+
+    def moved(**edits: float) -> Array:
+        spec = EditSpec(edits=tuple(edits.items()))
+        made = edited(w, spec, found.edits, found.directions, tmp_path / "-".join(edits))
+        assert made.dtype == np.float32 and made.shape == w.shape
+        return made[0] - w[0]
+
+    hair, smile = published(57, (7, 10), -24.0), published(46, (4, 5), -20.0)
+    np.testing.assert_allclose(moved(white_hair=1.0), hair, atol=1e-4)
+    np.testing.assert_allclose(moved(white_hair=0.5), hair / 2, atol=1e-4)
+    together = moved(smile=-1.0, white_hair=2.0, glasses=3.0)
+    np.testing.assert_allclose(together, 2 * hair - smile + 0.9 * vector(7), atol=1e-4)
+    assert not moved(smile=0.0).any()
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

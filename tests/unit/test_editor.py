@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 
 from mien.engine.bundle import Bundle
+from mien.engine.config import EngineConfig
 from mien.engine.editor import Editor
 from mien.engine.errors import BundleError, EditError
 from mien.engine.face.points import face_box
 from mien.engine.manifest import AttributeEdit, BankLayer, LandmarkShift, Manifest, ScheduleSpec
+from mien.engine.rows import RowGathering
 from mien.engine.schedule import Schedule
 from mien.engine.spec import EditSpec
 from mien.engine.survey import Survey
@@ -97,10 +101,17 @@ class Fakes:
         return out
 
 
-def editor(fakes: Fakes, edits: dict[str, float], monkeypatch: pytest.MonkeyPatch, **spec: Any) -> Editor:
+def editor(
+    fakes: Fakes,
+    edits: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    config: EngineConfig | None = None,
+    gathering: RowGathering | None = None,
+    **spec: Any,
+) -> Editor:
     made = Editor(
         bundle((BankLayer(3, 2),) if "bank_k_0" in fakes.networks["denoiser"].inputs else ()),
-        edits, EditSpec(**spec), networks=fakes.networks,
+        edits, EditSpec(**spec), config, networks=fakes.networks, gathering=gathering,
     )  # fmt: skip
     if made.active:
         inner = made._landmarker
@@ -290,3 +301,68 @@ def test_timing_hook(still: Fakes, frame_of: MakeFrame) -> None:
     still.faces = {}
     made.stream().edit(frame_of(0))
     assert {"scene", "detect", "landmarks"} <= set(parts) and min(parts.values()) >= 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_frames_under_work_at_a_time_are_the_same_in_the_same_order(
+    face: Array, network_of: Any, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Codes too are those of the frame's own moment: a second one is added while frames are under work."""
+    monkeypatch.setattr("mien.engine.stream.CODE_EVERY", 3)
+    frames = [frame_of(i, shift=0.05 * i) for i in range(count)]
+    results = []
+    for config in (EngineConfig(), EngineConfig(frames_at_once=3, batch_size=4, threads=1)):
+        fakes = Fakes(network_of, {i: face for i in range(count)})
+        made = editor(fakes, {"a": 1.0}, monkeypatch, num_steps=2, config=config)
+        results.append(list(made.run(iter(frames))))
+    counts = made.gathering.counts() if made.gathering is not None else None
+    assert counts is not None and counts.rows == 2 * 2 * count and counts.padded == 0
+    assert [frame.index for frame in results[1]] == list(range(count))
+    for one, other in zip(*results, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one.planes, other.planes, strict=True))
+    assert not np.array_equal(results[0][0].planes[0], frames[0].planes[0])
+
+
+def test_a_frame_is_answered_after_as_many_as_are_under_work(
+    still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = editor(still, {"a": 1.0}, monkeypatch, config=EngineConfig(frames_at_once=3, threads=1))
+    taken: list[int] = []
+
+    def source() -> Any:
+        for i in range(5):
+            taken.append(i)
+            yield frame_of(i)
+
+    answers = made.run(source())
+    seen = [(next(answers).index, len(taken)) for _ in range(5)]
+    assert seen == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
+    assert list(made.run(iter(()))) == []
+
+
+def test_leaving_early_leaves_no_thread(still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = editor(still, {"a": 1.0}, monkeypatch, config=EngineConfig(frames_at_once=2, batch_size=2, threads=1))
+    before = threading.active_count()
+    answers = made.run(frame_of(i) for i in range(9))
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_two_streams_share_the_calls_of_their_network(
+    face: Array, network_of: Any, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two editors, a thread each, over one denoiser; each gets what it gets alone."""
+    gathering, fakes = RowGathering((1, 2, 4), 10.0), [Fakes(network_of, {i: face for i in range(4)}) for _ in range(2)]
+    fakes[1].networks["denoiser"] = fakes[0].networks["denoiser"]
+    editors = [
+        editor(one, {"a": s}, monkeypatch, gathering=gathering) for one, s in zip(fakes, (1.0, -1.0), strict=True)
+    ]
+    frames = [frame_of(i) for i in range(4)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda made: list(made.run(frames)), editors))
+    assert gathering.counts().rows == 2 * 2 * 4 == sum(len(row["latents"]) for row in fakes[0].denoised)
+    for strength, result in zip((1.0, -1.0), together, strict=True):
+        alone = editor(Fakes(network_of, fakes[0].faces), {"a": strength}, monkeypatch)
+        for a, b in zip(result, alone.run(frames), strict=True):
+            assert all(np.array_equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))

@@ -15,8 +15,9 @@ pytest.importorskip("transformers")
 from mien.engine.checkpoints.direction_edits import direction_edits  # noqa: E402
 from mien.engine.checkpoints.importing import import_bundle  # noqa: E402
 from mien.engine.checkpoints.sources import Settings, Sources  # noqa: E402
-from mien.engine.errors import BundleError, RunError  # noqa: E402
+from mien.engine.errors import BundleError, RunError, UnavailableError  # noqa: E402
 from mien.runtime.app import run  # noqa: E402
+from mien.runtime.commands import models_import  # noqa: E402
 from tests import published  # noqa: E402
 from tests.published import Files, write_everything  # noqa: E402
 
@@ -150,3 +151,9 @@ def test_only_bundles_are_replaced(files: Files, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot make a folder in"):
         import_bundle("mini", Sources(files.repo), Settings(), tmp_path / "file")
+
+
+def test_without_its_packages_the_hint_is_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_import, "find_spec", lambda name: None if name == "transformers" else name)
+    with pytest.raises(UnavailableError, match=r"importing needs transformers: pip install 'mien\[export\]'$"):
+        models_import.require_packages()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mien.engine.errors import EditError
-from mien.engine.schedule import Schedule, lcm_timesteps
 from mien.engine.similarity import SimilarityFilter, cosine_similarity, skip_probability
-from mien.engine.stream_batch import StreamBatch
 
 
 def at_similarity(c: float, size: int = 300) -> tuple[Any, Any]:
@@ -148,34 +145,3 @@ def test_a_loop_keeps_count_and_order() -> None:
     assert sources == sorted(sources) and 5 < len(set(sources)) < 35
     assert all(0 <= i - source <= 10 for i, source in results)
     assert sources[29] < 30 <= sources[30]
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-def test_a_loop_around_a_stream_batch_keeps_count_and_order(steps: int) -> None:
-    """A reused result may still be on its way: the frames that wait for it leave together, in order."""
-    frames, noise = clip(), list(np.random.default_rng(6).standard_normal((steps, 1, 4, 6, 5)))
-    chosen = SimilarityFilter(seed=2)
-    stream = StreamBatch(lambda x, t: 0.9 * x, Schedule(), lcm_timesteps(steps, 0.4), noise, np.concatenate)
-    waiting: deque[list[int]] = deque()
-    results: list[tuple[int, Any]] = []
-
-    def finish(latents: Any) -> None:
-        nonlocal last
-        last = latents
-        results.extend((i, latents) for i in waiting.popleft())
-
-    last: Any = None
-    for i, frame in enumerate(frames):
-        if chosen.reuse(frame):
-            if waiting:
-                waiting[-1].append(i)
-            else:
-                results.append((i, last))
-            continue
-        waiting.append([i])
-        if (done := stream.push(frame)) is not None:
-            finish(done)
-    for done in stream.drain():
-        finish(done)
-    assert [i for i, _ in results] == list(range(40)) and not waiting
-    assert len({id(latents) for _, latents in results}) < 40

@@ -15,6 +15,7 @@ from mien.engine.difference import HALO, REACH, covered_share
 from mien.engine.edits import View
 from mien.engine.edits.wplus import WPlus
 from mien.engine.errors import EditError
+from mien.engine.face.coordinates import MEAN_FACE, face_coordinates
 from mien.engine.manifest import AttributeEdit, BankLayer, Manifest, NetworkSpec, ScheduleSpec
 from mien.engine.schedule import Schedule, even_timesteps
 from mien.engine.spec import EditSpec
@@ -34,8 +35,11 @@ def bundle(manifest: Manifest, direction: float = 0.5) -> Bundle:
     return Bundle(Path("."), manifest, "", {"a": np.full((12, 64), direction, np.float32)})
 
 
+POINTS = PX * (MEAN_FACE + np.random.default_rng(1).normal(0, 0.01, (68, 2)))
+
+
 def view(mask: Array, hidden: Array | None = None) -> View:
-    return View(CROP, mask, np.zeros((68, 2)), hidden)
+    return View(CROP, mask, POINTS, hidden)
 
 
 def decode(latents: Array) -> Array:
@@ -63,10 +67,15 @@ class Networks(dict[str, Any]):
         return {"image": np.concatenate([decode(row[None]) for row in latents])}
 
     @staticmethod
-    def difference(latents: Array, source: Array, timestep: Array, w_plus: Array, w_edited: Array) -> dict[str, Array]:
+    def difference(
+        latents: Array, source: Array, timestep: Array, w_plus: Array, w_edited: Array, coordinates: Array
+    ) -> dict[str, Array]:
         """Nothing where the codes are equal; else it depends on all it is given."""
         change = (w_edited - w_plus).mean((1, 2))[:, None, None, None]
-        return {"difference": change * np.sin(7 * source + latents + timestep[:, None, None, None] / 500)}
+        return {
+            "difference": change
+            * np.sin(7 * source + latents + timestep[:, None, None, None] / 500 + coordinates[:, :1])
+        }
 
     class Denoiser:
         """v = w_plus's mean times a picture that differs from place to place."""
@@ -158,9 +167,9 @@ def one_row(strength: float, steps: int) -> Array:
 def test_one_row_is_the_definition() -> None:
     schedule, z = Schedule(), CROP[None, [0, 1, 2, 0], ::SCALE, ::SCALE]
     noise = [np.random.default_rng((0, 0, step)).standard_normal(z.shape[1:]).astype(np.float32) for step in (0, 1)]
-    out = z
+    place, out = face_coordinates(POINTS, PX, z.shape[-1]), z
     for t, fixed in zip(even_timesteps(2, 350), noise, strict=True):
-        out = z + 0.5 * np.sin(7 * z + schedule.add_noise(out, fixed, t) + t / 500)
+        out = z + 0.5 * np.sin(7 * z + schedule.add_noise(out, fixed, t) + t / 500 + place[:1])
     np.testing.assert_allclose(one_row(1.0, 2), (decode(out) - decode(z))[0], atol=1e-6)
     assert np.abs(one_row(1.0, 1) - one_row(1.0, 2)).max() > 0.001 and np.abs(one_row(0.5, 1)).max() > 0.01
 
@@ -173,6 +182,12 @@ def test_rows_chooses_between_the_networks() -> None:
     assert WPlus.networks(spec(0, composition="replace"), ONE_ROW)[-1] == "denoiser"
     with pytest.raises(EditError, match="no network 'difference'"):
         WPlus.networks(spec(1), MANIFEST)
+    with pytest.raises(EditError, match="sampler 'ddim' belongs to --composition replace"):
+        WPlus.networks(spec(0, sampler="ddim"), ONE_ROW)
+    with pytest.raises(EditError, match="rows and whole belong to --composition delta"):
+        WPlus.networks(spec(2, composition="replace"), ONE_ROW)
+    with pytest.raises(EditError, match="w_scale belongs to the denoiser"):
+        WPlus.networks(EditSpec(edits=(("a", 1.0),), options=(("w_scale", 0.5),)), ONE_ROW)
     with pytest.raises(EditError, match="rows is 3"):
         WPlus.networks(spec(3), ONE_ROW)
 

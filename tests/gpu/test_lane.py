@@ -1,0 +1,127 @@
+"""The lane as CUDA graphs on a GPU, against the lane on the CPU: what it computes, and that it neither waits nor allocates."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from mien.engine.bank import ANCHOR, EXTENDED, Policy  # noqa: E402
+from mien.engine.cuda.device import TorchCuda  # noqa: E402
+from mien.engine.cuda.fuse import fuse  # noqa: E402
+from mien.engine.cuda.graphs import Graphs  # noqa: E402
+from mien.engine.cuda.streams import CudaStreams, HostStreams  # noqa: E402
+from mien.engine.sampler import step_tcd  # noqa: E402
+from tests import lane_parts as made  # noqa: E402
+
+pytestmark = pytest.mark.gpu
+
+GUIDED = {"text": 1.5, "none": -0.5}
+CASES = {
+    "one step": made.Edit(),
+    "two steps, guided": made.Edit((599, 319), GUIDED, step=partial(step_tcd, gamma=0.3)),
+    "delta": made.Edit((400, 200), composition="delta"),
+}
+PLACES = made.affine(20, 12), made.affine(40, 25, 0.9, -0.3), made.affine(-9, 30, 1.3, 0.5)
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """Convolutions in float32 that is float32; products of matrices are so by default."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch have a newer name for it
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+        yield
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def parts(dtype: torch.dtype) -> dict[str, Any]:
+    found = {name: module.to("cuda", dtype) for name, module in made.modules().items()}
+    if dtype != torch.float32:
+        found |= {name: fuse(found[name]) for name in ("unet", "vae_encoder", "vae_decoder")}
+    return found
+
+
+@contextmanager
+def neither_waits_nor_allocates() -> Iterator[None]:
+    """Whatever it is that is done in the body."""
+    torch.cuda.synchronize()
+
+    def made_so_far() -> list[int]:
+        stats = torch.cuda.memory_stats()
+        return [stats[f"{kind}.all.allocated"] for kind in ("allocation", "segment")]
+
+    before = made_so_far()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert made_so_far() == before
+    torch.cuda.synchronize()
+
+
+def apart(a: made.Planes, b: made.Planes) -> np.ndarray:
+    return np.concatenate([np.abs(x.astype(int) - y.astype(int)).ravel() for x, y in zip(a, b, strict=True)])
+
+
+@pytest.mark.parametrize("layout", ["planar", "paired"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_lane_does_what_it_does_on_the_cpu(case: str, dtype: torch.dtype, layout: str) -> None:
+    frames, mask = [made.picture(seed) for seed in range(3)], made.soft_mask()
+    rows = [made.row(0, 1, PLACES[0], mask), made.row(2, 3, PLACES[1], mask, 0.6), made.row(0, 4, PLACES[2], mask)]
+    streams, stream = CudaStreams("cuda"), HostStreams().stream()
+    lane, pixels = made.lane_of(CASES[case], made.modules(), frames, layout=layout)
+    lane.edit(rows, stream)
+    want = [made.planes_of(pixels.edited, i) for i in range(3)]
+    graphs = Graphs(TorchCuda("cuda"))
+    lane, pixels = made.lane_of(CASES[case], parts(dtype), frames, streams=streams, layout=layout, graphs=graphs)
+    torch.cuda.synchronize()
+    on_gpu = streams.stream()
+    lane.prepare(on_gpu)
+    assert len(graphs.keys) == 3
+    lane.edit(rows, on_gpu)
+    torch.cuda.synchronize()
+    assert not apart(made.planes_of(pixels.edited, 1), frames[1]).any()
+    for i in range(3):
+        assert not apart(made.planes_of(pixels.source, i), frames[i]).any()
+        far = apart(made.planes_of(pixels.edited, i), want[i])
+        assert np.quantile(far, 0.99) <= 2 and far.max() <= (2 if dtype == torch.float32 else 16)
+
+
+@pytest.mark.parametrize("policy", [EXTENDED, ANCHOR, Policy(("previous",))], ids=["extended", "anchor", "previous"])
+def test_banks_of_any_length_share_a_graph(policy: Policy) -> None:
+    edit, mask = made.Edit((400, 200), GUIDED, policy=policy), made.soft_mask()
+    frames, streams = [made.picture(seed) for seed in range(4)], CudaStreams("cuda")
+    host, _ = made.lane_of(edit, made.modules(), frames)
+    lane, _ = made.lane_of(edit, parts(torch.float32), frames, streams=streams, graphs=Graphs(TorchCuda("cuda")))
+    torch.cuda.synchronize()
+    at_once, stream = HostStreams().stream(), streams.stream()
+    for i in range(4):
+        rows = [made.row(i, 0, PLACES[0], mask, held=i), made.row(i, 1, PLACES[1], mask, held=max(i - 2, 0))]
+        for where, on in ((host, at_once), (lane, stream)):
+            where.edit(rows, on)
+        torch.cuda.synchronize()
+        np.testing.assert_allclose(lane.latents[:2].cpu(), host.latents[:2], rtol=1e-3, atol=1e-3)
+
+
+def test_calls_neither_wait_nor_allocate() -> None:
+    frames, mask, streams = [made.picture(seed) for seed in range(3)], made.soft_mask(), CudaStreams("cuda")
+    lane, _ = made.lane_of(
+        made.Edit(policy=EXTENDED), parts(torch.float16), frames, streams=streams, graphs=Graphs(TorchCuda("cuda"))
+    )
+    stream = streams.stream()
+    lane.prepare(stream)
+    rows = [[made.row(i % 3, k, PLACES[k], mask, held=i) for k in range(1 + i % 3)] for i in range(24)]
+    lane.edit(rows[0], stream)
+    with neither_waits_nor_allocates():
+        for batch in rows:
+            lane.edit(batch, stream)
