@@ -103,13 +103,14 @@ class VideoWriter:
         self._part = PartFile(self.path, overwrite=overwrite)
         options = {"movie_timescale": str(_timescale(info.time_base))} if self._stores_dts_steps else {}
         try:
-            self._output = av.open(self._part, "w", format=FORMATS[self._suffix], container_options=options)
-            self._stream = self._add_video(codec, crf, preset, threads)
-            if copy_streams_from is not None:
-                self._copy = StreamCopy(os.fspath(copy_streams_from), info, self._output, self._suffix)
-                self.notes += self._copy.notes
-                self._copy.notes.clear()
-            self._output.start_encoding()
+            with HeldSignals():  # the header is written by the thread that handles signals
+                self._output = av.open(self._part, "w", format=FORMATS[self._suffix], container_options=options)
+                self._stream = self._add_video(codec, crf, preset, threads)
+                if copy_streams_from is not None:
+                    self._copy = StreamCopy(os.fspath(copy_streams_from), info, self._output, self._suffix)
+                    self.notes += self._copy.notes
+                    self._copy.notes.clear()
+                self._output.start_encoding()
         except (FFmpegError, ValueError, OSError) as error:
             self.abort()
             if isinstance(error, MediaError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -15,6 +16,7 @@ import pytest
 
 from mien.engine.errors import MediaError, RunError
 from mien.engine.types import Frame
+from mien.runtime.part_file import PartFile
 from mien.runtime.sink import Codec, VideoWriter
 from mien.runtime.source import VideoReader
 
@@ -272,6 +274,27 @@ def test_abort_and_errors_leave_nothing(make_clip: MakeClip, tmp_path: Path) -> 
         writer.abort()
     assert out.read_bytes() == b"older"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "o.mp4"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_the_header_is_written_is_not_lost(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    plain = PartFile.write
+
+    def interrupted(part: PartFile, data: bytes) -> int:
+        signal.raise_signal(number)
+        return plain(part, data)
+
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(PartFile, "write", interrupted)
+    try:
+        with VideoReader(make_clip("in.mp4")) as source, pytest.raises(KeyboardInterrupt):
+            VideoWriter(tmp_path / "out.mkv", source)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
