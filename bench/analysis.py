@@ -5,7 +5,7 @@
 Teachers are those of DIR/tools/judge.py: YuNet's boxes and the MediaPipe mesh. Frames are taken in runs of ten, spread over the clip; the
 tracker is given every frame and compared on those. Tracks are those that an edit of the file sees: visible in the frame, and confirmed
 before the clip ends.
-    faces        YuNet's with score > 0.8 and at least 40 px wide, on those frames
+    faces        YuNet's with score > 0.8, at least 40 px wide and turned by 60 degrees at most (by the mesh), on those frames
     recall_320/640  share of them that a detection on a picture of that long side meets with IoU >= 0.5
     tracked      share of them that a track meets with IoU >= 0.5
     false_tracks  tracks a frame that meet no YuNet box of score >= 0.6 with IoU 0.3
@@ -14,7 +14,8 @@ before the clip ends.
     jitter       RMS of the second difference of (our points minus the mesh's), / sqrt(6), % of the inter-ocular distance; own_jitter: the
                  same of our points themselves, mesh_jitter: of the mesh's
     face_iou     of the parser's face region with the mesh's oval in the aligned crop
-    hair_iou     of the parser's hair with the hair teacher's outside of that oval, where it is 1 % of the crop or more
+    hair_iou     of the parser's hair with the hair teacher's outside of that oval, where it is 1 % of the crop or more; the teacher sees
+                 the whole head, twice as far as the crop, as what it was made for: on the crop alone it takes ears and walls for hair
     ae_db        PSNR of the aligned crop through the autoencoder and back; a dash with --networks
 For the clip without faces also the share of all its frames in which there is a track.
 """
@@ -22,16 +23,16 @@ For the clip without faces also the share of all its frames in which there is a 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import onnxruntime
 
-from mien.bench.analysis_teacher import Teachers, corners, counts
+from mien.bench.analysis_teacher import Teachers, corners, to_be_found
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.face.align import crop_to_frame, ffhq_quad
@@ -51,8 +52,13 @@ NETWORKS = ("detector", "landmarks", "parser")
 AUTOENCODER = ("vae_encoder", "vae_decoder")
 FACE, HAIR = 1, 2
 
-Answer = tuple[list[Face], Array | None]
-"""The tracker's faces in a frame, and YuNet's boxes (n, 5) if the frame is a chosen one."""
+
+class Answer(NamedTuple):
+    """The tracker's faces in a frame, and, if the frame is a chosen one, YuNet's boxes (n, 5) and those to be found."""
+
+    tracks: list[Face]
+    boxes: Array | None = None
+    faces: Sequence[Box] = ()
 
 
 class _File:
@@ -129,13 +135,13 @@ def measure(path: Path, count: int, networks: dict[str, Any], teachers: Teachers
     for index, frame, taken in frames_of(path, count):
         followed = tracker.update(frame)
         if not taken:
-            answers.append((followed, None))
+            answers.append(Answer(followed))
             continue
         out.frames += 1
         boxes, meshes = teachers(path.stem, index, frame) if teachers else (np.zeros((0, 5)), np.zeros((0, 478, 2)))
-        answers.append((followed, boxes))
+        faces, meshes = to_be_found(boxes, meshes)
+        answers.append(Answer(followed, boxes, faces))
         wide, narrow = detector(frame, 640), detector(frame, 320)
-        faces = [corners(b) for b in boxes if counts(b)]
         out.met_320 += [any(iou(d.box, f) >= 0.5 for d in narrow) for f in faces]
         out.met_640 += [any(iou(d.box, f) >= 0.5 for d in wide) for f in faces]
         false = [d for d in wide if unseen(d.box, boxes)]
@@ -152,7 +158,7 @@ def measure(path: Path, count: int, networks: dict[str, Any], teachers: Teachers
             out.errors.append(float(np.hypot(*(points - wanted).T).mean()) / max(inter_ocular(wanted), 1.0))
             crop = aligned_crop(frame, points)
             assert teachers is not None
-            face_iou, hair_iou = region_ious(networks["parser"], points, mesh, crop, teachers.hair(crop))
+            face_iou, hair_iou = region_ious(networks["parser"], points, mesh, crop, teachers.hair(frame, points))
             out.overlaps.append(face_iou)
             out.hair += [] if hair_iou is None else [hair_iou]
             if "vae_encoder" in networks:
@@ -176,12 +182,12 @@ def unseen(box: Box, boxes: Array) -> bool:
 
 def enter_tracks(out: Figures, answers: list[Answer], tracker: Tracker) -> None:
     """Add what the tracker's confirmed tracks show, to be called after the clip's last frame."""
-    for faces, boxes in answers:
-        tracks = [f.box_px for f in faces if tracker.confirmed(f.track_id)]
+    for answer in answers:
+        tracks = [f.box_px for f in answer.tracks if tracker.confirmed(f.track_id)]
         out.touched.append(bool(tracks))
-        if boxes is not None:
-            out.tracked += [any(iou(t, corners(b)) >= 0.5 for t in tracks) for b in boxes if counts(b)]
-            out.false_tracks += sum(unseen(t, boxes) for t in tracks)
+        if answer.boxes is not None:
+            out.tracked += [any(iou(t, face) >= 0.5 for t in tracks) for face in answer.faces]
+            out.false_tracks += sum(unseen(t, answer.boxes) for t in tracks)
 
 
 def jitter(runs: list[list[tuple[Array, Array]]]) -> tuple[float, float, float]:

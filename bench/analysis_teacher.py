@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from mien.bench.frame_rgb import rgb8_of
+from mien.engine.face.align import crop_to_frame, ffhq_quad
+from mien.engine.face.gate import turn
 from mien.engine.face.points import Box
+from mien.engine.frame_crop import crop_frame
 from mien.engine.types import Array, Frame
+from mien.export.tiny.teachers import MESH_TO_68
 from mien.export.tiny.teachers import Teachers as MaskTeachers
 
 MIN_FACE_PX, SURE = 40.0, 0.8
+HEAD, HEAD_PX = 2, 512
+LARGEST_TURN = 0.9 * math.tan(math.radians(60.0))  # see gate.py for what it is in
 
 
 class Teachers:
@@ -43,15 +51,28 @@ class Teachers:
             np.savez(kept, boxes=answer[0], meshes=answer[1])
         return answer
 
-    def hair(self, crop: Array) -> Array:
-        """(S, S) bool: hair in an aligned crop (3, S, S) in [-1, 1]."""
-        picture = np.clip(crop.transpose(1, 2, 0) * 127.5 + 128.0, 0, 255).astype(np.uint8)
-        return np.asarray(self._masks.hair(np.ascontiguousarray(picture)) > 0.5)
+    def hair(self, frame: Frame, points: Array) -> Array:
+        """(256, 256) bool: hair in the aligned crop that points (68, 2) give, seen in a window HEAD times as wide."""
+        quad = ffhq_quad(points) * np.array([[1.0], [HEAD], [HEAD]])
+        head = crop_frame(frame, crop_to_frame(quad, HEAD_PX), HEAD_PX)
+        picture = np.clip(head.transpose(1, 2, 0) * 127.5 + 128.0, 0, 255).astype(np.uint8)
+        margin = round(HEAD_PX * (1 - 1 / HEAD) / 2)
+        inner = self._masks.hair(np.ascontiguousarray(picture))[margin:-margin, margin:-margin]
+        return cv2.resize(inner, (256, 256), interpolation=cv2.INTER_AREA) > 0.5
 
 
 def counts(box: Array) -> bool:
     """Whether a YuNet face must be found."""
     return bool(box[4] > SURE and box[2] >= MIN_FACE_PX)
+
+
+def to_be_found(boxes: Array, meshes: Array) -> tuple[list[Box], Array]:
+    """The faces that must be found, turned by 60 degrees at most, and their meshes: of YuNet's boxes (n, 5) and the meshes
+    (m, 478, 2) of those of them that count.
+    """
+    faces = [corners(b) for b in boxes if counts(b)]
+    seen = [i for i, mesh in enumerate(meshes) if turn(mesh[MESH_TO_68]) <= LARGEST_TURN]
+    return [faces[i] for i in seen], meshes[seen]
 
 
 def corners(box: Array) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from mien.engine.frame_crop import crop_frame
@@ -31,3 +32,8 @@ def rgb_of(frame: Frame, window: Window | None = None) -> Array:
 def rgb8_of(frame: Frame, window: Window | None = None) -> Array:
     """(h, w, 3) uint8, rounded."""
     return np.rint(rgb_of(frame, window)).astype(np.uint8)
+
+
+def lab(rgb: Array) -> Array:
+    """(n, 3) uint8 RGB -> (n, 3) CIE Lab, L in 0..100."""
+    return np.asarray(cv2.cvtColor(rgb[None].astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)[0])

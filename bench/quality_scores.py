@@ -2,7 +2,7 @@
 
 A score answers how much a result moved away from its source in the edit's own direction: a blendshape of the judge, the
 mesh's width over its height, the mean colour inside a region that the teachers draw, in CIE Lab along the direction in which
-the edit is meant to go, or the contrast inside such a region. An edit that the table does not know gets the mean colour change
+the edit is meant to go, or how old the skin looks. An edit that the table does not know gets the mean colour change
 of the pixels that changed.
 """
 
@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import cv2
 import numpy as np
 
+from mien.bench.frame_rgb import lab
+from mien.bench.quality_ageing import Ageing
 from mien.engine.types import Array
 
 # A pixel counts as changed from so many 8-bit levels on.
@@ -135,41 +136,6 @@ class Colour:
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
-    """RMS of CIE L less its blur inside a region, result less source: what lines and pouches add and smooth skin lacks.
-
-    blur_share: standard deviation of the blur over the square root of the region's area.
-    """
-
-    region: str
-    blur_share: float = 0.05
-    judged = True
-    own: frozenset[str] = frozenset()
-
-    @property
-    def unit(self) -> str:
-        """What it is of."""
-        return f"contrast of L in {self.region}"
-
-    def change(self, pair: Pair, sign: float) -> float | None:
-        """Change of the contrast, in Lab units."""
-        where = pair.region(self.region)
-        if where is None or int(where.sum()) < 16:
-            return None
-        before, after = (self._of(rgb, where) for rgb in (pair.source_rgb, pair.result_rgb))
-        return after - before
-
-    def _of(self, rgb: Array, where: Array) -> float:
-        light = lab(rgb.reshape(-1, 3))[:, 0].reshape(where.shape)
-        inside = where.astype(np.float32)
-        sigma = self.blur_share * float(np.sqrt(where.sum()))
-        around = cv2.GaussianBlur(light * inside, (0, 0), sigma) / np.maximum(
-            cv2.GaussianBlur(inside, (0, 0), sigma), 1e-3
-        )
-        return float(np.sqrt(np.square(light - around)[where].mean()))
-
-
-@dataclass(frozen=True, slots=True)
 class AnyColour:
     """Mean distance in Lab over the pixels that changed, with the strength's sign."""
 
@@ -184,11 +150,6 @@ class AnyColour:
             return 0.0
         distance = np.linalg.norm(lab(pair.result_rgb[apart]) - lab(pair.source_rgb[apart]), axis=-1)
         return float(np.copysign(distance.mean(), sign))
-
-
-def lab(rgb: Array) -> Array:
-    """(n, 3) uint8 RGB -> (n, 3) CIE Lab, L in 0..100."""
-    return np.asarray(cv2.cvtColor(rgb[None].astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)[0])
 
 
 def _sides(*names: str) -> tuple[str, ...]:
@@ -215,7 +176,7 @@ SCORES: Mapping[str, Score] = {
     "skin_tone": Colour("skin", (-1, 0, 0, 0)),
     "sunglasses": Colour("eyes", (-1, 0, 0, 0)),
     "beard": Colour("beard", (-1, 0, 0, 0)),
-    "age": Contrast("skin"),
+    "age": Ageing(),
 }
 
 

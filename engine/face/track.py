@@ -48,7 +48,8 @@ class TrackerOptions:
     lost_after: frames without a face after which a track ends. unseen_detections: detections in a row that miss a
     track before it ends, unless its presence is at least `sure`. match_iou: least overlap of a detection and its
     track. small_share, tiny_share: a face smaller than this share of the long side gets the wide picture, the widest;
-    wide_every: and every so manieth detection is wide anyway, for faces that have come into the picture far away.
+    wide_every: and every so manieth detection is wide anyway, for faces that have come into the picture far away, and
+    the widest in a frame that the wide picture would shrink to less than half.
     """
 
     detect_every: int = 8
@@ -165,9 +166,11 @@ class Tracker:
         options = self._options
         long_side = max(frame.width_px, frame.height_px)
         smallest = min((math.sqrt(area(t.box)) / long_side for t in self._tracks), default=0.0)
+        look = cut or self._detections % options.wide_every == 0
         side = NARROW_PX
-        if cut or smallest < options.small_share or self._detections % options.wide_every == 0:
-            side = WIDEST_PX if self._tracks and smallest < options.tiny_share else WIDE_PX
+        if look or smallest < options.small_share:
+            tiny_faces = self._tracks and smallest < options.tiny_share
+            side = WIDEST_PX if tiny_faces or (look and long_side > 2 * WIDE_PX) else WIDE_PX
         self._since_detection, self._detections = 0, self._detections + 1
         with self._clock("detect"):
             found = self._detector(frame, side)

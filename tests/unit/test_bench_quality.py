@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mien.bench.clips import clips_in
-from mien.bench.frame_rgb import rgb8_of
+from mien.bench.frame_rgb import lab, rgb8_of
 from mien.bench.quality import Quality, Series, parse_strengths
 from mien.bench.quality_measure import (
     FramePair,
@@ -29,9 +29,7 @@ from mien.bench.quality_scores import (
     AnyColour,
     Blend,
     Colour,
-    Contrast,
     Extent,
-    lab,
     score_of,
 )
 from mien.bench.quality_statistics import correlation, is_monotone, spearman, strengths_of
@@ -120,19 +118,6 @@ def test_a_colour_score_reads_its_region_only_and_its_direction() -> None:
     assert Colour("hair", (3, 0, 4, 0)).change(pair(source, result, where), 1) == pytest.approx(-0.6 * light, abs=0.05)
     assert Colour("hair", (-1, 0, 0, 0)).change(pair(source, result, np.zeros((8, 8), bool)), 1) is None
     assert Colour("hair", (-1, 0, 0, 0)).change(pair(source, result), 1) is None, "no teacher, no answer"
-
-
-def test_a_contrast_score_sees_lines_and_no_even_light() -> None:
-    flat, where = np.full((64, 64, 3), 119, np.uint8), np.zeros((64, 64), bool)
-    where[8:56, 8:56] = True
-    lined = flat.copy()
-    lined[::2] = 136  # L of about 50 and 57, line by line: 3.3 from their mean
-    light = float(np.ptp(lab(lined[:2, 0])[:, 0]))
-    contrast = Contrast("hair")
-    assert contrast.change(pair(flat, flat - 40, where), 1) == pytest.approx(0, abs=1e-3)
-    assert contrast.change(pair(flat, lined, where), 1) == pytest.approx(light / 2, rel=0.05)
-    assert contrast.change(pair(lined, flat, where), -1) == pytest.approx(-light / 2, rel=0.05)
-    assert contrast.change(pair(flat, lined), 1) is None, "no teacher, no answer"
 
 
 def test_an_edit_without_an_entry_gets_the_mean_change_of_what_changed() -> None:
