@@ -26,11 +26,17 @@ from mien.engine.spec import EditSpec
 from mien.engine.stream import Stream, edit_in_flight
 from mien.engine.survey import EditedFrame, Survey, begin_faces, finish_faces
 from mien.engine.types import FaceTrack, Frame
+from mien.kernels import cpp
 
 FOLLOWING = ("detector", "landmarks")
 ANALYSIS = (*FOLLOWING, "parser")
 DENOISERS = ("denoiser", "difference", "unet", "controlnet")
 """Networks whose rows are gathered."""
+
+SLOW_KERNELS = (
+    "this installation lacks the C++ paths: numpy crops and composites in their place, several times as slow"
+    " (mien doctor says how to get them)"
+)
 
 
 class Editor:
@@ -78,6 +84,8 @@ class Editor:
 
     def _load(self, method_class: methods.MethodClass, networks: Mapping[str, Network] | None) -> None:
         manifest = self.bundle.manifest
+        if cpp.native is None:
+            self.notes.append(SLOW_KERNELS)
         in_order = method_class.in_order(self.spec, manifest)
         at_once = 1 if in_order else self.config.frames_at_once
         each = replace(self.config, frames_at_once=at_once).for_one_frame()

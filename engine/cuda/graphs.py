@@ -12,6 +12,7 @@ the same time as something else gets a `Graphs` of its own.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -25,9 +26,16 @@ from mien.engine.errors import RunError, ShapeError
 
 SHOWN = 60  # letters of a key in an error
 
+_NUMBERS = itertools.count(1)
+
 Function = Callable[..., Tensor | Sequence[Tensor] | None]
 
 _ONE_CAPTURE = threading.RLock()  # a capture stops for the whole device, and cleans up its memory first
+
+
+def own_key(of: str) -> str:
+    """A key that is never given twice. of: what it is of. (An `id()` may come again while graphs outlive what had it.)"""
+    return f"{of} {next(_NUMBERS)}"
 
 
 class Graph(Protocol):

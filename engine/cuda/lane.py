@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mien.engine.cuda.graphs import Graphs
+from mien.engine.cuda.graphs import Graphs, own_key
 from mien.engine.cuda.lane_spec import LaneSpec
 from mien.engine.cuda.pixels import Pixels
 from mien.engine.cuda.pools import FieldShape, Rows, Staging
@@ -104,6 +104,7 @@ class FaceLane:
         side, most = sizes.crop_px // sizes.factor, sizes.batches[-1]
         self._networks, self._spec, self._pixels, self._sizes = networks, spec, pixels, sizes
         self._dtype, self._graphs, self.counts = weight.dtype, graphs, RowCounts()
+        self._key = own_key("lane")
         latents = (sizes.channels, side, side)
         self._denoiser = RowDenoiser(networks.unet, spec, latents, tracks=sizes.tracks, most=most, dtype=weight.dtype)
         packed = Rows(_fields(sizes.mask_px), most)
@@ -186,14 +187,14 @@ class FaceLane:
     def _record(self, size: int, stream: Stream) -> None:
         """Capture a size; on rows of no frame, because recording runs the work."""
         graphs = self._graphs
-        if graphs is None or graphs.find((id(self), size)) is not None:
+        if graphs is None or graphs.find((self._key, size)) is not None:
             return
         self._fill([])
         self._staging.send(self._rows, stream)
-        stream.run(lambda: graphs.capture((id(self), size), lambda raw: self._work(size), {"raw": self._rows.raw}))
+        stream.run(lambda: graphs.capture((self._key, size), lambda raw: self._work(size), {"raw": self._rows.raw}))
 
     def _launch(self, size: int) -> None:
-        graph = None if self._graphs is None else self._graphs.find((id(self), size))
+        graph = None if self._graphs is None else self._graphs.find((self._key, size))
         self._work(size) if graph is None else graph()
 
     def _work(self, size: int) -> None:

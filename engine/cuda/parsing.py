@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mien.engine.cuda.frame_pool import FrameOnDevice
-from mien.engine.cuda.graphs import Graphs
+from mien.engine.cuda.graphs import Graphs, own_key
 from mien.engine.cuda.pixels import Pixels
 from mien.engine.cuda.pools import FieldShape, Lease, Rows, Slots, Staging
 from mien.engine.cuda.streams import Streams
@@ -34,7 +34,7 @@ class Parsing:
         graphs: Graphs | None = None,
     ) -> None:
         weight = next(parser.parameters())
-        self._parser, self._pixels, self._graphs = parser, pixels, graphs
+        self._parser, self._pixels, self._graphs, self._key = parser, pixels, graphs, own_key("parser")
         self._stream, self._slots = streams.stream(urgent=True), Slots(streams, count, "parsed faces")
         self._events = [streams.event() for _ in range(count)]
         packed = Rows(_FIELDS, 1)
@@ -49,7 +49,7 @@ class Parsing:
         if graphs is not None:
             self._fill(-1, np.eye(2, 3))
             self._staging.send(self._row, self._stream)
-            self._stream.run(lambda: graphs.capture(id(self), lambda raw: self._work(), {"raw": self._row.raw}))
+            self._stream.run(lambda: graphs.capture(self._key, lambda raw: self._work(), {"raw": self._row.raw}))
 
     def begin(self, frame: FrameOnDevice, affine: Array) -> Parsed:
         """Ask for a face of a frame. Raises RunError where too many results wait."""
@@ -74,7 +74,7 @@ class Parsing:
         packed.array("frame")[0], packed.array("affine")[0] = frame, affine
 
     def _launch(self, slot: int) -> None:
-        graph = None if self._graphs is None else self._graphs.find(id(self))
+        graph = None if self._graphs is None else self._graphs.find(self._key)
         self._work() if graph is None else graph()
         self._pinned[slot].copy_(self._found, non_blocking=True)
 

@@ -13,7 +13,7 @@ import pytest
 
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
-from mien.engine.editor import Editor
+from mien.engine.editor import SLOW_KERNELS, Editor
 from mien.engine.errors import BundleError, EditError
 from mien.engine.face.points import face_box
 from mien.engine.manifest import AttributeEdit, BankLayer, LandmarkShift, Manifest, ScheduleSpec
@@ -22,6 +22,7 @@ from mien.engine.schedule import Schedule
 from mien.engine.spec import EditSpec
 from mien.engine.survey import Survey
 from mien.engine.types import Array, Frame, TensorSpec
+from mien.kernels import cpp
 
 MakeFrame = Callable[..., Frame]
 SMILE = (LandmarkShift((48, 54), 0.0, -0.1, 0.15),)
@@ -168,6 +169,12 @@ def test_out_of_range_and_unknown_are_refused(still: Fakes) -> None:
         Editor(bundle(), {"a": 1.0}, EditSpec(method="wplu"), networks=still.networks)
     with pytest.raises(BundleError, match="denoiser"):
         Editor(bundle(), {"a": 1.0}, networks={k: v for k, v in still.networks.items() if k != "denoiser"})
+
+
+def test_slow_kernels_are_told(still: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, notes in ((object(), []), (None, [SLOW_KERNELS])):
+        monkeypatch.setattr(cpp, "native", native)
+        assert editor(still, {"a": 1.0}, monkeypatch).notes == notes
 
 
 def test_a_warp_alone_runs_no_denoiser(still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
