@@ -35,6 +35,14 @@ def check_precision(text: str) -> Precision:
     raise InputError(f"unknown precision {text!r}: use one of {', '.join(get_args(Precision))}")
 
 
+def check_execution(text: str) -> Execution:
+    """A way of launching by its name. Raises InputError."""
+    for known in get_args(Execution):
+        if text == known:
+            return cast(Execution, known)
+    raise InputError(f"unknown execution {text!r}: use one of {', '.join(get_args(Execution))}")
+
+
 def usable_cores() -> int:
     """How many cores this process may use: its affinity mask, cut by the control group's quota; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -76,10 +84,9 @@ class EngineConfig:
         if not _DEVICE.fullmatch(self.device):
             raise InputError(f"unknown device {self.device!r}: use cpu, cuda or cuda:N")
         check_precision(self.precision)
+        check_execution(self.execution)
         if self.execution not in (on_cpu := ("auto", "eager")) and self.device == "cpu":
             raise InputError(f"execution is {self.execution!r} on the cpu: use {' or '.join(on_cpu)}, or a CUDA device")
-        if self.execution not in get_args(Execution):
-            raise InputError(f"unknown execution {self.execution!r}: use one of {', '.join(get_args(Execution))}")
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= MAX_THREADS:
             raise InputError(
                 f"threads is {self.threads!r}: use a whole number from 1 to {MAX_THREADS}, or 0 for all cores"

@@ -50,6 +50,7 @@ class EditRequest:
             "backend": f"{self.backend.backend.name} ({self.backend.reason})",
             "device": self.config.device,
             "precision": self.config.precision,
+            "execution": self.config.execution,
             "threads": self.config.num_threads,
             "batch": self._batch(),
             "encoder": f"{job.codec}, crf {job.crf}, {job.preset}" if self.kind == "video" else "picture",
@@ -69,6 +70,7 @@ class EditRequest:
             "from_s": job.start_s,
             "to_s": job.stop_s,
             "precision": self.config.precision,
+            "execution": self.config.execution,
             "threads": self.config.num_threads,
             "batch_size": self.config.batch_size,
         }

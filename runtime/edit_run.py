@@ -17,7 +17,7 @@ from mien.engine.backend import select
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.editor import Editor, check_edits
-from mien.engine.errors import MediaError
+from mien.engine.errors import InputError, MediaError
 from mien.engine.spec import EditSpec
 from mien.runtime.clock import StageClocks
 from mien.runtime.edit_picture import edit_picture
@@ -50,6 +50,8 @@ def plan(
     wanted = methods.load(spec.method).networks(spec, opened.manifest)
     formats = {opened.networks[name].format for name in wanted if name in opened.networks}
     selection = select(config, "safetensors" if "safetensors" in formats else "onnx")
+    if config.execution != "auto" and selection.backend.name != "torch":
+        raise InputError(f"--execution is of the backend torch, this is {selection.backend.name}: leave it out")
     if kind == "video":
         under_work = 2 * config.batch_size if config.batch_size > 1 else 1  # a half denoises, the other comes and goes
         config = replace(config, frames_at_once=max(config.num_threads, under_work))

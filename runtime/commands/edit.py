@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mien.engine.config import EngineConfig, check_precision
+from mien.engine.config import EngineConfig, check_execution, check_precision
 from mien.engine.errors import EditError
 from mien.engine.spec import EditSpec, parse_edit
 
@@ -76,6 +76,9 @@ def edit(
     precision: Annotated[
         str, typer.Option(help="auto (int8 where the bundle has it), float32; torch: float16.", rich_help_panel=MACHINE)
     ] = "auto",
+    execution: Annotated[
+        str, typer.Option(help="Of torch on CUDA: auto, graphs, compiled or eager.", rich_help_panel=MACHINE)
+    ] = "auto",
     threads: Annotated[int, typer.Option(help="0 for all cores.", rich_help_panel=MACHINE)] = 0,
     batch_size: Annotated[
         int,
@@ -119,7 +122,12 @@ def edit(
         overwrite=overwrite,
     )
     config = EngineConfig(
-        device=device, backend=backend, precision=check_precision(precision), threads=threads, batch_size=batch_size
+        device=device,
+        backend=backend,
+        precision=check_precision(precision),
+        execution=check_execution(execution),
+        threads=threads,
+        batch_size=batch_size,
     )
     request = plan(job, spec, config, bundle=bundle, compare=compare, report=report)
     if dry_run:

@@ -80,6 +80,17 @@ def test_a_dry_run_writes_nothing(edit: Callable[..., tuple[int, Path]], capfd: 
     assert sorted(path.name for path in out.parent.iterdir()) == ["clip.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("execution", "told"),
+    [("fast", "unknown execution 'fast'"), ("graphs", "on the cpu"), ("eager", "of the backend torch")],
+)
+def test_an_execution_that_does_nothing_is_refused(
+    edit: Callable[..., tuple[int, Path]], capfd: pytest.CaptureFixture[str], execution: str, told: str
+) -> None:
+    code, out = edit("--execution", execution)
+    assert code == 2 and told in capfd.readouterr().err and not out.exists()
+
+
 def test_overwrite_and_part(edit: Callable[..., tuple[int, Path]]) -> None:
     assert edit()[0] == 0
     code, out = edit("--overwrite", "--from", "0.2", "--to", "0.4")
