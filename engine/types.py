@@ -22,14 +22,6 @@ Rotation = Literal[0, 90, 180, 270]
 MAX_VALUE: dict[str, int] = {"yuv420p": 255, "yuv420p10le": 1023}
 
 
-def _shapes(value: object, names: tuple[str, ...]) -> str:
-    parts = []
-    for name in names:
-        item = getattr(value, name)
-        parts.append(f"{name}={tuple(item.shape)}" if isinstance(item, np.ndarray) else f"{name}={item!r}")
-    return f"{type(value).__name__}({', '.join(parts)})"
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Frame:
     """One decoded picture, as the decoder gave it.
@@ -85,19 +77,6 @@ class Face:
     def __repr__(self) -> str:
         box = ", ".join(f"{v:.0f}" for v in self.box_px)
         return f"Face(track_id={self.track_id}, box_px=({box}), score={self.score:.2f})"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Crop:
-    """An aligned face crop. data: (3, S, S) float32 RGB in [-1, 1]; crop_to_frame: (2, 3), crop pixels to frame pixels."""
-
-    data: Array
-    crop_to_frame: Array
-    face: Face
-    frame_index: int
-
-    def __repr__(self) -> str:
-        return _shapes(self, ("data", "crop_to_frame", "face", "frame_index"))
 
 
 @dataclass(frozen=True, slots=True)

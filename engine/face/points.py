@@ -14,7 +14,6 @@ from mien.engine.types import Array
 
 JAW = tuple(range(17))
 LEFT_BROW, RIGHT_BROW = tuple(range(17, 22)), tuple(range(22, 27))
-NOSE = tuple(range(27, 36))
 LEFT_EYE, RIGHT_EYE = tuple(range(36, 42)), tuple(range(42, 48))
 OUTER_MOUTH, INNER_MOUTH = tuple(range(48, 60)), tuple(range(60, 68))
 MIRRORED = (

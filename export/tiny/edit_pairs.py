@@ -68,13 +68,13 @@ class EditPairs:
     """
 
     def __init__(self, runs: Path, device: str = "cpu") -> None:
-        mapped = {name: _mapped(runs, name) for name in ("plain_w", "target_w", "plain_z", "source_z", "target_z")}
+        mapped = {name: _mapped(runs, name) for name in ("plain_w", "target_w", "source_z", "target_z")}
         self.strengths = np.load(runs / "pairs" / "strengths.npy")
         self._points = np.load(runs / "pairs" / "points.npy")
         self.entries: int = self.strengths.shape[1]
         is_val = np.load(runs / "pairs" / "is_val.npy")
         self.train, self.val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
-        self.latent_shape: tuple[int, ...] = mapped["plain_z"].shape[1:]
+        self.latent_shape: tuple[int, ...] = mapped["source_z"].shape[2:]
         single = slice(0, len(EDITS))
         wanted = mapped["target_z"][self.val, single].astype(np.float32) - mapped["source_z"][self.val, single]
         local = np.square(wanted).mean((0, 2))
@@ -107,10 +107,6 @@ class EditPairs:
             points = np.stack([_off(one, rng) for one in points])
         maps = [face_coordinates(one, CROP_PX, self.latent_shape[-1]) for one in points]
         return put(np.stack(maps), self.device)
-
-    def plain_latents(self, ids: Array) -> Tensor:
-        """Latents of the unedited crops."""
-        return self._rows("plain_z", ids).float()
 
     def plain_views(self, ids: Array) -> Tensor:
         """(B, 3, 128, 128) in [-1, 1] of the unedited crops, as the W+ encoder sees them."""

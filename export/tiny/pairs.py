@@ -6,8 +6,8 @@ as it is deployed: the source the network will see (for a smile: already warped 
 edits' generators paint on it (see paint.py). Samples of val tiles are unaugmented, their edits of full strength.
 
 Writes to `<runs>/pairs`, M samples, N = E + COMBINATIONS entries:
-  plain_z.npy (M, C, 32, 32) float16 latents of the unedited crop, plain_w.npy (M, 128, 128, 3) uint8 the W+ encoder's view of it;
-  source_z.npy, target_z.npy (M, N, C, 32, 32) float16; target_w.npy (M, N, 128, 128, 3) uint8;
+  plain_w.npy (M, 128, 128, 3) uint8 the W+ encoder's view of the unedited crop;
+  source_z.npy, target_z.npy (M, N, C, 32, 32) float16 latents; target_w.npy (M, N, 128, 128, 3) uint8;
   points.npy (M, N, 68, 2) float16 landmarks of the source in crop pixels; strengths.npy (M, N, E) float32;
   tile.npy (M,) int32 the prepared tile; is_val.npy (M,) bool.
 """
@@ -118,7 +118,7 @@ def _make_sample(runs: Path, seed: int, job: tuple[int, int]) -> tuple[Array, ..
     points = np.stack([landmarks_of(source, flip) for source, _ in pairs])
     small = [cv2.resize(p, (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA) for p in pictures]
     views = [(p * 255 + 0.5).astype(np.uint8) for p in small]
-    return z[0], views[0], source_z, z[-len(pairs) :], np.stack(views[-len(pairs) :]), points, strengths
+    return views[0], source_z, z[-len(pairs) :], np.stack(views[-len(pairs) :]), points, strengths
 
 
 def landmarks_of(face: Face, flip: bool) -> Array:
@@ -137,7 +137,7 @@ def run(args: Arguments) -> None:
     ]
     out = args.runs / "pairs"
     out.mkdir(parents=True, exist_ok=True)
-    names = ("plain_z", "plain_w", "source_z", "target_z", "target_w", "points", "strengths")
+    names = ("plain_w", "source_z", "target_z", "target_w", "points", "strengths")
     arrays: dict[str, Array] = {}
     with ProcessPoolExecutor(args.workers) as pool:
         for n, sample in enumerate(pool.map(partial(_make_sample, args.runs, args.seed), jobs, chunksize=8)):

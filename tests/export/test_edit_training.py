@@ -30,7 +30,6 @@ def pairs(tmp_path: Path) -> EditPairs:
     strengths = (strength[:, None, None] * entries).astype(np.float32)
     source = np.repeat(plain[:, None], len(entries), 1)
     arrays = {
-        "plain_z": plain,
         "plain_w": rng.integers(0, 255, (SAMPLES, 128, 128, 3), np.uint8),
         "source_z": source,
         "target_z": source + (strengths @ adds)[..., None, None].astype(np.float16),

@@ -25,7 +25,6 @@ def pairs(tmp_path: Path) -> EditPairs:
     rng = np.random.default_rng(0)
     latents, views = (CHANNELS, 32, 32), (128, 128, 3)
     arrays = {
-        "plain_z": rng.standard_normal((SAMPLES, *latents)).astype(np.float16),
         "plain_w": rng.integers(0, 255, (SAMPLES, *views), np.uint8),
         "source_z": rng.standard_normal((SAMPLES, ENTRIES, *latents)).astype(np.float16),
         "target_z": rng.standard_normal((SAMPLES, ENTRIES, *latents)).astype(np.float16),
@@ -51,7 +50,7 @@ def noiser(monkeypatch: pytest.MonkeyPatch) -> Noiser:
 
 def test_all_that_pairs_answer_is_on_the_device(pairs: EditPairs) -> None:
     ids, entries = np.array([0, 3]), np.array([1, 2])
-    answers = [*pairs.latents(ids, entries), pairs.plain_latents(ids), pairs.energy(pairs.strengths[ids, entries])]
+    answers = [*pairs.latents(ids, entries), pairs.energy(pairs.strengths[ids, entries])]
     answers += [
         pairs.coordinates(ids, entries, np.random.default_rng(0)),
         pairs.plain_views(ids),
@@ -60,8 +59,8 @@ def test_all_that_pairs_answer_is_on_the_device(pairs: EditPairs) -> None:
     ]
     assert {answer.device.type for answer in answers} == {DEVICE}
     assert [tuple(a.shape) for a in answers[:2]] == [(2, CHANNELS, 32, 32)] * 2
-    assert answers[4].shape == (2, 2, 32, 32)
-    assert answers[5].shape == answers[6].shape == (2, 3, 128, 128)
+    assert answers[3].shape == (2, 2, 32, 32)
+    assert answers[4].shape == answers[5].shape == (2, 3, 128, 128)
 
 
 def test_a_step_of_the_difference_stays_on_the_device(pairs: EditPairs, noiser: Noiser) -> None:
