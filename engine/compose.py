@@ -15,7 +15,7 @@ from mien.engine.backend import Network
 from mien.engine.blend import poisson
 from mien.engine.clock import Clock
 from mien.engine.edits import Answer, Method, View
-from mien.engine.face.align import crop_to_frame, paste_box
+from mien.engine.face.align import crop_to_frame, paste_box, widened
 from mien.engine.face.mask import GRID_PX, FaceMasks, blur
 from mien.engine.face.points import invert, transform
 from mien.engine.face.warp import motions, moved_points, warp_crop, warp_field
@@ -82,6 +82,13 @@ class FaceJob:
     weight: float
 
 
+def crop_scale(spec: EditSpec, edits: Mapping[str, AttributeEdit]) -> float:
+    """How many times as wide as FFHQ's the crop is: as the spec says, else as wide as every active edit allows."""
+    if spec.crop_scale is not None:
+        return spec.crop_scale
+    return min((edits[name].crop_scale for name, _ in spec.active), default=1.0)
+
+
 class FaceEditing(Protocol):
     """What survey and stream need of `FaceEdit`, and of what takes its place on a GPU (see cuda/face_edit.py)."""
 
@@ -126,7 +133,7 @@ class FaceEdit:
         self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
         self._within, self._poisson = spec.region, spec.blend == "poisson"
         self._motions = motions((edit.template, strength) for edit, strength in active)
-        self.crop_px = crop_px
+        self.crop_px, self._scale = crop_px, crop_scale(spec, edits)
         self._parser, self._threads, self._clock = parser, threads, clock
         self.frames_at_once, self._gathering = frames_at_once, gathering
         self._nothing = np.zeros((3, crop_px, crop_px), np.float32)
@@ -137,15 +144,17 @@ class FaceEdit:
 
     def begin(self, frame: Frame, place: Placement, memory: FaceMemory) -> FaceJob | None:
         """Crop, parse and mask; None where the face lies outside the frame."""
-        affine = crop_to_frame(place.quad, self.crop_px)
-        box = paste_box(place.quad, frame.width_px, frame.height_px)
+        quad = widened(place.quad, self._scale)
+        affine = crop_to_frame(quad, self.crop_px)
+        box = paste_box(quad, frame.width_px, frame.height_px)
         if box[2] - box[0] < 2 or box[3] - box[1] < 2:
             return None
         with self._clock("crop"):
             crop = self.crop(frame, affine)
         if memory.track.w_sum is None and self.method.wants_code():
             with self._clock("code"):
-                self.method.encode(memory.track, crop)
+                own = crop if self._scale == 1.0 else self.crop(frame, crop_to_frame(place.quad, self.crop_px))
+                self.method.encode(memory.track, own)
         with self._clock("parse"):
             small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
             image = np.ascontiguousarray(small.transpose(2, 0, 1)[None])

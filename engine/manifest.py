@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mien.engine.errors import BundleError
+from mien.engine.face.align import MAX_CROP_SCALE
 from mien.engine.manifest_section import Section
 from mien.engine.sampling import Sampling
 from mien.engine.types import TensorSpec
@@ -108,6 +109,7 @@ class AttributeEdit:
     denoiser does not run for it. target: where the direction leads, None for one that adds. template: landmark motions.
     regions: names of the mask's regions, united. t_max: timestep where the denoising starts, 1..999. gain: factor on the
     direction's difference. hides: whether what it draws hides what was there, down to the frame's own detail (dark glasses).
+    crop_scale: how many times as wide as FFHQ's the crop may be, for what reaches beyond the face (long hair).
     """
 
     name: str
@@ -120,6 +122,7 @@ class AttributeEdit:
     gain: float
     composition: Composition
     hides: bool = False
+    crop_scale: float = 1.0
     target: Target | None = None
 
 
@@ -306,6 +309,7 @@ def _edit(name: str, section: Section) -> AttributeEdit:
         gain=section.number("gain"),
         composition=section.choice("composition", ("delta", "replace")),
         hides=section.flag("hides"),
+        crop_scale=section.number("crop_scale", 1.0, MAX_CROP_SCALE) if section.has("crop_scale") else 1.0,
         target=_target(section.section("target")) if section.has("target") else None,
     )
     section.finish()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mien.engine.errors import EditError
+from mien.engine.face.align import MAX_CROP_SCALE
 
 REGIONS = (
     "face", "skin", "hair", "mouth", "eyes", "brows", "nose", "glasses", "lower_face", "lips", "complexion", "beard", "locks",
@@ -84,7 +85,8 @@ class EditSpec:
     `feather` of the mask alone, or after a `poisson` equation, which keeps its gradients and gives up its offset there (see
     blend.py). composition: `auto` takes each edit's own. sampler: of the embedded bundle's `replace` composition, None for
     lcm; where an imported bundle's `sampling` rules, or nothing is sampled, one given is an error. crop_px: side of the crop
-    that the networks see, a multiple of 8; None for the bundle's. options: (key, number or text) of the method's own
+    that the networks see, a multiple of 8; None for the bundle's. crop_scale: how many times as wide as FFHQ's it is, in [1, 2];
+    None for what the edits allow. options: (key, number or text) of the method's own
     `Options`. Raises EditError for a value out of range, never clamps.
     """
 
@@ -102,6 +104,7 @@ class EditSpec:
     composition: str = "auto"
     sampler: str | None = None
     crop_px: int | None = None
+    crop_scale: float | None = None
     options: tuple[tuple[str, float | str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -123,6 +126,9 @@ class EditSpec:
             _whole("crop_px", self.crop_px, 64, 2048)
             if self.crop_px % 8:
                 raise EditError(f"crop_px is {self.crop_px}; accepted: multiples of 8")
+        if self.crop_scale is not None:
+            object.__setattr__(self, "crop_scale", _finite("crop_scale", self.crop_scale))
+            check_number("crop_scale", self.crop_scale, 1, MAX_CROP_SCALE)
         if self.num_steps is not None:
             _whole("num_steps", self.num_steps, 1, MAX_STEPS)
         _whole("seed", self.seed, 0, MAX_SEED)

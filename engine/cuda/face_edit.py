@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mien.engine.clock import Clock
-from mien.engine.compose import FaceMemory, PixelBox, Placement, Planes
+from mien.engine.compose import FaceMemory, PixelBox, Placement, Planes, crop_scale
 from mien.engine.cuda.frame_pool import FrameForm, FrameOnDevice, FramePool
 from mien.engine.cuda.graphs import Graphs
 from mien.engine.cuda.lane import FaceLane, LaneNetworks, LaneRow, LaneSizes
@@ -22,7 +22,7 @@ from mien.engine.cuda.parsing import Parsed, Parsing
 from mien.engine.cuda.pixels import Pixels
 from mien.engine.cuda.streams import Streams
 from mien.engine.cuda.tracks import TrackSlots
-from mien.engine.face.align import crop_to_frame, paste_box
+from mien.engine.face.align import crop_to_frame, paste_box, widened
 from mien.engine.face.mask import GRID_PX, FaceMasks
 from mien.engine.face.points import invert, transform
 from mien.engine.frame_crop import crop_frame
@@ -90,6 +90,7 @@ class LaneEdit:
         new_graphs: Callable[[], Graphs] | None = None,
     ) -> None:
         self.method, self.crop_px, self.most = method, crop_px, batches[-1]
+        self._scale = crop_scale(spec, manifest.edits)
         self._regions, self._within, self._parts = regions, spec.region, parts
         self._clock, self._streams, self._new_graphs, self._threads = clock, streams, new_graphs, threads
         wishes, model = method.wishes, method.model
@@ -124,13 +125,14 @@ class LaneEdit:
 
     def begin(self, frame: Frame, place: Placement, memory: FaceMemory) -> LaneJob | None:
         """Bring the frame, if this is its first face, and ask for the face's regions; None where it lies outside."""
-        affine = crop_to_frame(place.quad, self.crop_px)
-        box = paste_box(place.quad, frame.width_px, frame.height_px)
+        quad = widened(place.quad, self._scale)
+        affine = crop_to_frame(quad, self.crop_px)
+        box = paste_box(quad, frame.width_px, frame.height_px)
         if box[2] - box[0] < 2 or box[3] - box[1] < 2:
             return None
         if memory.track.w_sum is None and self.method.wants_code():
             with self._clock("code"):
-                self.method.encode(memory.track, self.crop(frame, affine))
+                self.method.encode(memory.track, self.crop(frame, crop_to_frame(place.quad, self.crop_px)))
         session = self._session_for(frame)
         if self._newest is None or self._newest.frame is not frame:
             with self._clock("upload"):

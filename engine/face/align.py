@@ -18,6 +18,7 @@ from mien.engine.types import Array
 CENTRE_SIGMA, AXES_SIGMA = 1.0, 3.0
 POINTS_SIGMA, MOUTH_SIGMA = 1.0, 0.6
 MOUTH = OUTER_MOUTH + INNER_MOUTH
+MAX_CROP_SCALE = 2.0
 
 
 def ffhq_quad(points: Array) -> Array:
@@ -30,6 +31,11 @@ def ffhq_quad(points: Array) -> Array:
     x = eyes + np.array([down[1], -down[0]])
     x = x / max(math.hypot(*x), 1e-6) * max(2.0 * math.hypot(*eyes), 1.8 * math.hypot(*down))
     return np.stack([eye + 0.1 * down, x, np.array([-x[1], x[0]])])
+
+
+def widened(quad: Array, scale: float) -> Array:
+    """The quad (3, 2) about the same centre, its half axes `scale` times as long."""
+    return np.concatenate([quad[:1], quad[1:] * scale])
 
 
 def crop_to_frame(quad: Array, size: int) -> Array:

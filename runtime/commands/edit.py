@@ -44,6 +44,10 @@ def edit(
     crop_size: Annotated[
         int | None, typer.Option(metavar="PX", help="Of the networks' crop, a multiple of 8.", rich_help_panel=WHAT)
     ] = None,
+    crop_scale: Annotated[
+        float | None,
+        typer.Option(metavar="TIMES", help="Of the crop's width over FFHQ's, 1 to 2.", rich_help_panel=WHAT),
+    ] = None,
     faces: Annotated[str, typer.Option(metavar="largest|all|N", help="Which faces.", rich_help_panel=WHAT)] = "largest",
     region: Annotated[
         str | None, typer.Option(help="Only there: face, skin, hair, mouth, ...", rich_help_panel=WHAT)
@@ -101,6 +105,7 @@ def edit(
         negative_prompt=negative_prompt,
         guidance_scale=guidance_scale,
         crop_px=crop_size,
+        crop_scale=crop_scale,
         options=tuple(_parse_option(text) for text in options or ()),
         strength=strength,
         num_steps=edit_request.check_steps(steps),

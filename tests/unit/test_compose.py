@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from mien.engine.clock import Clock
-from mien.engine.compose import FaceEdit, FaceMemory, Placement
+from mien.engine.compose import FaceEdit, FaceMemory, Placement, crop_scale
 from mien.engine.edits import Answer, View
-from mien.engine.face.align import ffhq_quad
+from mien.engine.face.align import crop_to_frame, ffhq_quad, paste_box
+from mien.engine.face.points import invert, transform
 from mien.engine.manifest import AttributeEdit
 from mien.engine.rows import RowBatcher, RowGathering
 from mien.engine.spec import EditSpec
@@ -85,6 +86,59 @@ def test_poisson_gives_an_even_offset_up(face: Array, frame_of: Callable[..., Fr
     source = frame.planes[0].astype(float)
     assert np.abs(feathered - source).max() > 20
     assert np.abs(blended - source).max() <= 1
+
+
+class Coding(Method):
+    """Wants codes, and remembers the crop that it made one of."""
+
+    coded: Array
+
+    def wants_code(self) -> bool:
+        return True
+
+    def encode(self, track: FaceTrack, crop: Array) -> None:
+        self.coded = crop
+        track.add_code(np.zeros((1, 12, 64), np.float32))
+
+
+def test_a_wide_crop_is_of_the_edit_and_not_of_the_code(
+    face: Array, frame_of: Callable[..., Frame], parser: Any
+) -> None:
+    wide = AttributeEdit(**{f: getattr(EDIT, f) for f in EDIT.__slots__} | {"crop_scale": 1.5})
+    crops, codes, boxes = [], [], []
+    for edit in (EDIT, wide):
+        method = Coding()
+        made = FaceEdit(EditSpec(edits=(("a", 1.0),)), {"a": edit}, method, ("face",), parser, SIZE, Clock())
+        job = made.begin(frame_of(0), Placement(1, ffhq_quad(face), face), FaceMemory(FaceTrack(1)))
+        assert job is not None
+        crops.append(job.crop)
+        codes.append(method.coded)
+        boxes.append(job.box)
+        np.testing.assert_allclose(job.points.mean(0), face_in_crop(face, edit.crop_scale), atol=1e-9)
+    np.testing.assert_array_equal(codes[0], codes[1])
+    assert (crops[0] != crops[1]).any()
+    frame, quad = frame_of(0), ffhq_quad(face)
+    centre, *axes = quad
+    by_hand = np.stack([centre, *(1.5 * axis for axis in axes)])
+    assert boxes == [paste_box(q, frame.width_px, frame.height_px) for q in (quad, by_hand)] and boxes[0] != boxes[1]
+
+
+def face_in_crop(face: Array, scale: float) -> Array:
+    """The mean landmark in pixels of a crop `scale` times as wide as FFHQ's."""
+    middle = transform(invert(crop_to_frame(ffhq_quad(face), SIZE)), face).mean(0)
+    return np.asarray((middle - (SIZE - 1) / 2) / scale + (SIZE - 1) / 2)
+
+
+def test_the_crop_is_as_wide_as_every_edit_allows() -> None:
+    def scaled(scale: float) -> AttributeEdit:
+        return AttributeEdit(**{f: getattr(EDIT, f) for f in EDIT.__slots__} | {"crop_scale": scale})
+
+    edits = {"hair": scaled(1.3), "long": scaled(1.6), "face": scaled(1.0)}
+    for wanted, scale in (({"hair": 1.0}, 1.3), ({"hair": 1.0, "long": 1.0}, 1.3), ({"long": 1.0, "face": 0.5}, 1.0)):
+        assert crop_scale(EditSpec(edits=tuple(wanted.items())), edits) == scale
+    assert crop_scale(EditSpec(edits=(("face", 0.0), ("long", 1.0))), edits) == 1.6, "a strength of 0 is no edit"
+    assert crop_scale(EditSpec(prompt="a beard"), edits) == 1.0
+    assert crop_scale(EditSpec(edits=(("face", 1.0),), crop_scale=1.2), edits) == 1.2
 
 
 class Asking(Method):

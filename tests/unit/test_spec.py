@@ -71,6 +71,8 @@ def test_unknown_key_names_the_nearest() -> None:
         {"guidance_scale": 31.0},
         {"crop_px": 500},
         {"crop_px": 32},
+        {"crop_scale": 0.9},
+        {"crop_scale": "wide"},
         {"options": [("rows", math.nan)]},
     ],
 )
