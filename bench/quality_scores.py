@@ -165,7 +165,7 @@ def _both(names: tuple[str, ...]) -> str:
 ANY = AnyColour()
 SCORES: Mapping[str, Score] = {
     "smile": Blend(_sides("mouthSmile"), opposites=_sides("mouthFrown")),
-    "mouth_open": Blend(("jawOpen",), opposites=("mouthClose",)),
+    "mouth_open": Blend(("jawOpen",), opposites=("mouthClose", *_sides("mouthPress"))),  # open lips press on nothing
     "brow_raise": Blend(("browInnerUp", *_sides("browOuterUp")), opposites=_sides("browDown", "eyeLookDown")),
     "eyes_open": Blend(_sides("eyeWide"), _sides("eyeBlink"), opposites=_sides("eyeSquint", "eyeLookDown")),
     "eyes_closed": Blend(_sides("eyeBlink"), opposites=_sides("eyeWide", "eyeSquint", "eyeLookDown")),
