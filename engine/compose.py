@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import cv2
@@ -80,6 +80,10 @@ class FaceJob:
     points: Array
     hidden: Array | None
     weight: float
+
+    def settled(self) -> FaceJob:
+        """The job with its track's code as it is now; a later frame may add to it."""
+        return replace(self, track=replace(self.track))
 
 
 def crop_scale(spec: EditSpec, edits: Mapping[str, AttributeEdit]) -> float:
@@ -163,10 +167,10 @@ class FaceEdit:
             points = transform(invert(affine), place.points)
             masks = FaceMasks(probabilities, points, self.crop_px, image[0])
             field = self._field(masks, points, memory)
-            mask = masks.enlarged(memory.steady("region", masks.soft(self._regions, self._within)))
+            mask = masks.enlarged(self._steady(memory, "region", masks.soft(self._regions, self._within)))
             hidden = None
             if self._hiding:
-                hidden = masks.enlarged(memory.steady("hidden", masks.soft(self._hiding, self._within)))
+                hidden = masks.enlarged(self._steady(memory, "hidden", masks.soft(self._hiding, self._within)))
         return FaceJob(memory.track, affine, box, crop, field, mask, points, hidden, place.weight)
 
     def answers(self, jobs: Sequence[FaceJob]) -> list[Answered]:
@@ -223,4 +227,8 @@ class FaceEdit:
         support = masks.support()
         if self._within is not None:
             support = support * blur(masks.region(self._within), 2.0)
-        return warp_field(self._motions, points, memory.steady("support", support), self.crop_px)
+        return warp_field(self._motions, points, self._steady(memory, "support", support), self.crop_px)
+
+    def _steady(self, memory: FaceMemory, name: str, mask: Array) -> Array:
+        """A mask averaged over the track's crops of this width."""
+        return memory.steady(f"{name}, {self._scale:g} wide", mask)

@@ -21,6 +21,7 @@ from mien.engine.face.gate import turn_weight
 from mien.engine.face.landmarks import Landmarker
 from mien.engine.face.track import Tracker
 from mien.engine.manifest import NetworkFormat
+from mien.engine.passes import FacePasses, split
 from mien.engine.rows import RowBatcher, RowCounts, RowGathering
 from mien.engine.spec import EditSpec
 from mien.engine.stream import Stream, edit_in_flight
@@ -33,6 +34,7 @@ ANALYSIS = (*FOLLOWING, "parser")
 DENOISERS = ("denoiser", "difference", "unet", "controlnet")
 """Networks whose rows are gathered."""
 
+ON_HOST = "every crop went through the host's memory"
 SLOW_KERNELS = (
     "this installation lacks the C++ paths: numpy crops and composites in their place, several times as slow"
     " (mien doctor says how to get them)"
@@ -107,14 +109,17 @@ class Editor:
         plain = dict(loaded)
         if self.gathering is not None:
             loaded |= {name: RowBatcher(loaded[name], self.gathering) for name in wanted if name in DENOISERS}
-        method = method_class(self.spec, self.bundle, loaded)
-        regions = method_class.regions(self.spec, manifest)
         options: Any = {"threads": each.num_threads, "frames_at_once": at_once, "gathering": self.gathering}
         size = self.spec.crop_px or manifest.crop_size_px
-        self._edit = FaceEdit(
-            self.spec, manifest.edits, method, regions, loaded["parser"], size, self._clock, **options
-        )
-        if self.config.device != "cpu":
+        made = []
+        for spec in split(self.spec, manifest, method_class):
+            method, regions = method_class(spec, self.bundle, loaded), method_class.regions(spec, manifest)
+            parser, clock = loaded["parser"], self._clock
+            made.append(FaceEdit(spec, manifest.edits, method, regions, parser, size, clock, **options))
+        self._edit = made[0] if len(made) == 1 else FacePasses(made)
+        if self.config.device != "cpu" and len(made) > 1:
+            self.notes.append(f"{ON_HOST}: the edits want crops of several widths")
+        elif self.config.device != "cpu":
             self._edit = self._on_device(method, regions, plain, size) or self._edit
         self._detector = Detector(loaded["detector"])
         self._landmarker = Landmarker(loaded["landmarks"], self.config.num_threads)
@@ -127,7 +132,7 @@ class Editor:
 
         found = on_device(self.config, self.spec, self.bundle.manifest, method, regions, networks, size, self._clock)
         if isinstance(found, str):
-            self.notes.append(f"every crop went through the host's memory: {found}")
+            self.notes.append(f"{ON_HOST}: {found}")
             return None
         return found
 

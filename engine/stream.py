@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -90,8 +90,7 @@ class Stream:
         begun = begin_faces(self._edit, frame, places, memories)
         if self.frames_at_once == 1:
             return begun
-        as_it_is_now = (replace(job, track=replace(job.track)) for job in begun.jobs)  # a later frame may add a code
-        return BegunFrame(frame, tuple(as_it_is_now))
+        return BegunFrame(frame, tuple(job.settled() for job in begun.jobs))
 
     def finish(self, begun: BegunFrame) -> EditedFrame:
         """The rest: the method's networks and the composition."""
