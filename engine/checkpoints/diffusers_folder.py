@@ -25,6 +25,7 @@ _CLASSES = {
     "controlnet": "ControlNetModel",
     "text_encoder": "CLIPText",
 }
+_UNREAD = ("embeddings.position_ids", "text_projection.weight", "logit_scale")
 _VARIANTS = ("", ".fp16", ".non_ema")  # full precision first
 
 
@@ -82,8 +83,10 @@ def find_part(folder: str | os.PathLike[str], name: str) -> Part:
 
 
 def current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with today's names: those of the autoencoder's attention, which SD1.5's own vae/ still has; no position_ids."""
-    kept = {key: tensor for key, tensor in weights.items() if not key.endswith("embeddings.position_ids")}
+    """Weights with today's names: those of the autoencoder's attention, which SD1.5's own vae/ still has. Without what
+    text encoders are published with and Stable Diffusion does not read: position_ids, CLIP's projection and temperature.
+    """
+    kept = {key: tensor for key, tensor in weights.items() if not key.endswith(_UNREAD)}
     return rename_old(kept)
 
 

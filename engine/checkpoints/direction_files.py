@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from mien.engine.checkpoints.directions import (
     N_STYLES,
@@ -20,6 +19,8 @@ from mien.engine.checkpoints.directions import (
     ganspace,
     ganspace_table,
 )
+from mien.engine.checkpoints.file_format import is_safetensors
+from mien.engine.checkpoints.reading import read_pickle
 from mien.engine.errors import BundleError
 
 GANSPACE_TABLE = "ganspace_configs.csv"
@@ -36,6 +37,11 @@ def read_directions(
     file = Path(path)
     value = _read(file)
     if isinstance(value, Mapping):
+        if "comp" not in value:
+            raise BundleError(
+                f"{file} is a checkpoint with {next(iter(value), 'no key')!r}, not a direction: an array of numbers, a list"
+                " of them or GANSpace's ffhq_pca.pt is read"
+            )
         table = file.with_name(GANSPACE_TABLE)
         if not table.is_file():
             raise BundleError(f"{file} holds components, whose use {GANSPACE_TABLE} tells: put that file beside it")
@@ -54,9 +60,12 @@ def _read(file: Path) -> Any:
     try:
         if file.suffix == ".npy":
             return np.load(file, allow_pickle=False)
-        if file.suffix in (".pt", ".pth"):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise BundleError(f"{file} cannot be read as plain numbers ({reason}): download it again") from error
+    if file.suffix in (".pt", ".pth"):
+        content = None if is_safetensors(file) else read_pickle(file)
+        if not isinstance(content, Tensor | list | Mapping):
+            raise BundleError(f"{file} holds no pickled tensor but something else: save its numbers as .npy")
+        return content
     raise BundleError(f"{file} is no direction file: .npy, .pt and .pth are read")

@@ -16,7 +16,7 @@ from mien.engine.checkpoints.direction_edits import direction_edits
 from mien.engine.checkpoints.draft import Draft, Tell, check_target, written_whole
 from mien.engine.checkpoints.family import SCALING_FACTOR
 from mien.engine.checkpoints.import_extras import add_adapter, add_analysis, add_controlnet
-from mien.engine.checkpoints.lora import fuse
+from mien.engine.checkpoints.lora import fuse, lora_metadata
 from mien.engine.checkpoints.matching import FAMILIES
 from mien.engine.checkpoints.parts import (
     Autoencoder,
@@ -28,7 +28,7 @@ from mien.engine.checkpoints.parts import (
     text_encoder_kwargs,
     unet_layout,
 )
-from mien.engine.checkpoints.reading import read_metadata, read_weights
+from mien.engine.checkpoints.reading import read_weights
 from mien.engine.checkpoints.sources import Settings, Sources
 from mien.engine.errors import BundleError
 from mien.engine.networks.sd_layout import Layout
@@ -188,7 +188,8 @@ def _fused(
     states: Mapping[str, dict[str, Tensor]] = {"unet": dict(unet.state), "text_encoder": dict(text)}
     for path, scale in sources.loras:
         draft.tell(f"fusing {path.name}")
-        states = fuse(states, read_weights(path), scale, str(path), metadata=read_metadata(path)).states
+        lora = read_weights(path)
+        states = fuse(states, lora, scale, str(path), metadata=lora_metadata(path, lora)).states
     if sources.loras:
         draft.came_from("lora", [path for path, _ in sources.loras])
     return states["unet"], states["text_encoder"]

@@ -21,17 +21,23 @@ State = Mapping[str, Tensor]
 _PREFIXES = {
     "unet": ("model.diffusion_model.",),
     "vae": ("first_stage_model.",),
-    "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model."),
+    # the last is SD-Turbo's, of Stability's later code base; SDXL has a CLIP of transformers' names there
+    "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.model."),
     "controlnet": ("control_model.",),
 }
-# a key that only this part has: in a file of the part alone with LDM's names, and in one with diffusers' names
+# a key that only this part has: in a file of the part alone with LDM's names, in one with diffusers' names, and in a text
+# encoder's of transformers 5
 _ALONE = {
     "unet": ("output_blocks.0.0.in_layers.0.weight", "up_blocks.0.resnets.0.norm1.weight"),
     "vae": ("decoder.mid.block_1.norm1.weight", "decoder.mid_block.resnets.0.norm1.weight"),
-    "text_encoder": ("transformer.resblocks.0.ln_1.weight", "text_model.embeddings.token_embedding.weight"),
+    "text_encoder": (
+        "transformer.resblocks.0.ln_1.weight",
+        "text_model.embeddings.token_embedding.weight",
+        "embeddings.token_embedding.weight",
+    ),
     "controlnet": ("input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"),
 }
-_RESNET = {
+RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -39,9 +45,10 @@ _RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-_UNET_ENDS = {
+UNET_ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "time_embed.cond_proj": "time_embedding.cond_proj",  # of LCM, the guidance embedding
     "label_emb.0.0": "add_embedding.linear_1",  # SDXL only: named so that the shape check can tell
     "label_emb.0.2": "add_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
@@ -56,6 +63,7 @@ _OPEN_CLIP = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
+_OPEN_CLIP_LAYERS = 23  # that SD2.x reads, of 24
 _OPEN_CLIP_ENDS = {
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
@@ -134,7 +142,7 @@ def convert_vae(state: State) -> dict[str, Tensor]:
         name = re.sub(r"\.(down|up)sample\.conv\.", r".\1samplers.0.conv.", name)
         name = re.sub(r"\.mid\.block_(\d)\.", lambda match: f".mid_block.resnets.{int(match[1]) - 1}.", name)
         name = name.replace(".nin_shortcut.", ".conv_shortcut.").replace(".norm_out.", ".conv_norm_out.")
-        if match := re.fullmatch(r"(encoder|decoder)\.mid\.attn_1\.(\w+)\.(\w+)", name):
+        if match := re.fullmatch(r"(encoder|decoder)\.mid\.attn_1\.(.+)\.(\w+)", name):  # some converters left to_out.0
             name = f"{match[1]}.mid_block.attentions.0.{_VAE_ATTENTION.get(match[2], match[2])}.{match[3]}"
             tensor = tensor.flatten(1) if tensor.ndim > 2 else tensor
         converted[name] = tensor
@@ -144,20 +152,19 @@ def convert_vae(state: State) -> dict[str, Tensor]:
 def convert_text_encoder(state: State) -> dict[str, Tensor]:
     """A CLIP or OpenCLIP text encoder by transformers' keys; state: LDM's keys without their prefix.
 
-    SD2.x reads the layer before the last (LDM's layer="penultimate"), so OpenCLIP's last layer is left out, as are its
-    text projection and its temperature.
+    SD2.x reads the layer before the last (LDM's layer="penultimate"), so OpenCLIP's 24th layer is left out, as are its
+    text projection and its temperature. A file converted back from diffusers has 23 layers, and all of them count.
     """
     if "positional_embedding" not in state:
         whole = {key if key.startswith("text_model.") else f"text_model.{key}": state[key] for key in state}
         return current_names(whole)
-    blocks = [int(match[1]) for key in state if (match := re.match(r"transformer\.resblocks\.(\d+)\.", key))]
     converted: dict[str, Tensor] = {}
     for key, tensor in state.items():
         match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", key)
         if match is None:
             if key not in ("text_projection", "logit_scale"):
                 converted[_OPEN_CLIP_ENDS.get(key, key)] = tensor
-        elif int(match[1]) != max(blocks):
+        elif int(match[1]) < _OPEN_CLIP_LAYERS:
             layer, rest = f"text_model.encoder.layers.{match[1]}", match[2]
             if rest in ("attn.in_proj_weight", "attn.in_proj_bias"):
                 for name, third in zip("qkv", tensor.chunk(3), strict=True):
@@ -165,7 +172,7 @@ def convert_text_encoder(state: State) -> dict[str, Tensor]:
             else:
                 name, _, kind = rest.rpartition(".")
                 converted[f"{layer}.{_OPEN_CLIP.get(name, name)}.{kind}"] = tensor
-    return converted
+    return current_names(converted)
 
 
 _CONVERTERS: dict[str, Callable[[State], dict[str, Tensor]]] = {
@@ -213,12 +220,12 @@ def _rows(state: Iterable[str]) -> dict[str, dict[int, tuple[int, int]]]:
 
 def _unet_key(key: str, rows: Mapping[str, Mapping[int, tuple[int, int]]]) -> str:
     layer, _, kind = key.rpartition(".")
-    if layer in _UNET_ENDS:
-        return f"{_UNET_ENDS[layer]}.{kind}"
+    if layer in UNET_ENDS:
+        return f"{UNET_ENDS[layer]}.{kind}"
     if match := re.fullmatch(r"middle_block\.(\d)\.(.+)\.(\w+)", key):
         i, rest = int(match[1]), match[2]
         place = f"mid_block.attentions.{i // 2}" if i % 2 else f"mid_block.resnets.{i // 2}"
-        return f"{place}.{_RESNET.get(rest, rest)}.{kind}"
+        return f"{place}.{RESNET.get(rest, rest)}.{kind}"
     match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)\.(\w+)", key)
     if match is None or int(match[2]) not in rows[f"{match[1]}_blocks"]:
         return key
@@ -227,4 +234,4 @@ def _unet_key(key: str, rows: Mapping[str, Mapping[int, tuple[int, int]]]) -> st
     if rest in ("op", "conv"):
         return f"{way}_blocks.{block}.{way}samplers.0.conv.{kind}"
     place = "resnets" if match[3] == "0" else "attentions"
-    return f"{way}_blocks.{block}.{place}.{number}.{_RESNET.get(rest, rest)}.{kind}"
+    return f"{way}_blocks.{block}.{place}.{number}.{RESNET.get(rest, rest)}.{kind}"

@@ -1,7 +1,8 @@
 """LoRA files (Hu et al. 2021) added to weights: W + scale * (alpha / rank) * up @ down.
 
 Read are kohya's keys (lora_unet_..., with the convolutions of LoCon and its core kernels), those of diffusers and PEFT
-(unet.....lora_A.weight, .lora.down.weight) and diffusers' first ones (...processor.to_q_lora.down.weight).
+(unet.....lora_A.weight, .lora.down.weight), diffusers' first ones (...processor.to_q_lora.down.weight) and ComfyUI's
+(diffusion_model....); the UNet's layers by diffusers' names or by LDM's.
 """
 
 from __future__ import annotations
@@ -11,22 +12,21 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mien.engine.checkpoints.diffusers_folder import read_json
+from mien.engine.checkpoints.lora_names import parse, weight_names
 from mien.engine.checkpoints.matching import FAMILIES, kind_of
+from mien.engine.checkpoints.reading import read_metadata
 from mien.engine.errors import BundleError
 
 State = Mapping[str, Tensor]
 
-_KOHYA = re.compile(r"lora_(unet|te1?)_(\w+)\.(?:lora_(down|up|mid)\.weight|(alpha))")
-_DOTTED = re.compile(
-    r"(.+?)(?:[._]lora(?:_linear_layer)?\.(down|up)|\.lora_(A|B|down|up|mid)(?:\.\w+)?)\.weight|(.+?)(?:[._]lora(?:_linear_layer)?)?\.(alpha)"
-)
-_ROLES = {"A": "down", "B": "up"}
-_OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-_PREFIXES = {"unet.": "unet", "text_encoder.": "text_encoder", "base_model.model.": ""}
+_SETTINGS = "lora_adapter_metadata"  # diffusers' key of PEFT's settings
+_PEFT = "base_model.model."  # begins every key of a file that PEFT itself saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def fuse(
     layers = _layers(lora, what)
     settings = _settings(metadata or {}, what)
     targets, unmatched, left_out = {}, [], []
-    names = {part: _weight_names(state) for part, state in states.items()}
+    names = {part: weight_names(state) for part, state in states.items()}
     for (part, module), layer in layers.items():
         if part not in names:
             left_out.append(layer.name)
@@ -92,12 +92,26 @@ def fuse(
     return Fused(fused, {part: sum(p == part for p, _ in targets) for part in states}, tuple(left_out))
 
 
+def lora_metadata(path: Path, lora: State) -> dict[str, str]:
+    """What `fuse` is told beside a LoRA's tensors: the file's metadata, or for a file that PEFT itself saved the
+    adapter_config.json beside it, which alone has alpha. Raises BundleError where that is not there.
+    """
+    metadata = read_metadata(path)
+    if _SETTINGS in metadata or any(key.endswith(".alpha") or not key.startswith(_PEFT) for key in lora):
+        return metadata
+    beside = path.with_name("adapter_config.json")
+    if not beside.is_file():
+        raise BundleError(f"{path} is PEFT's, whose {beside.name} has its lora_alpha: put that file beside it")
+    settings = {f"{part}.{key}": value for key, value in read_json(beside).items() for part in ("unet", "text_encoder")}
+    return {**metadata, _SETTINGS: json.dumps(settings)}
+
+
 def _layers(lora: State, what: str) -> dict[tuple[str, str], _Layer]:
     """The layers of a LoRA by (part, the module's name with underscores for dots, in which kohya's and others' agree)."""
     layers: dict[tuple[str, str], _Layer] = {}
     unknown = []
     for key, tensor in lora.items():
-        parsed = _parse(key)
+        parsed = parse(key)
         if parsed is None:
             unknown.append(key)
             continue
@@ -117,40 +131,6 @@ def _layers(lora: State, what: str) -> dict[tuple[str, str], _Layer]:
     if not layers:
         raise BundleError(f"{what} holds no LoRA layers")
     return layers
-
-
-def _parse(key: str) -> tuple[str, str, str] | None:
-    """The part, module and role of a LoRA's key; None for a key of another kind."""
-    if match := _KOHYA.fullmatch(key):
-        return ("unet" if match[1] == "unet" else "text_encoder"), match[2], match[3] or match[4]
-    match = _DOTTED.fullmatch(key)
-    if match is None or key.startswith(("lora_", "text_encoder_2.")):
-        return None
-    name, role = match[1] or match[4], match[2] or match[3] or match[5]
-    part = ""
-    for prefix, its_part in _PREFIXES.items():
-        if name.startswith(prefix):
-            name, part = name.removeprefix(prefix), its_part or part
-    part = part or ("text_encoder" if name.startswith("text_model.") else "unet")
-    name = name.replace(".processor.", ".")
-    if part == "text_encoder" and ".self_attn." in name:
-        block, _, last = name.rpartition(".")
-        name = f"{block}.{_OLD_TEXT.get(last, last)}"
-    elif name.endswith(".to_out"):
-        name += ".0"
-    return part, name, _ROLES.get(role, role)
-
-
-def _weight_names(state: State) -> dict[str, str]:
-    """Module's name with underscores -> its weight's key. With or without `text_model.`, which transformers 5 drops."""
-    names: dict[str, str] = {}
-    for key, weight in state.items():
-        if key.endswith(".weight") and weight.ndim >= 2:
-            module = key.removesuffix(".weight").replace(".", "_")
-            names[module] = key
-            alias = module.removeprefix("text_model_")
-            names.setdefault(alias if alias != module else f"text_model_{module}", key)
-    return names
 
 
 def _add(weight: Tensor, layer: _Layer, scale: float, alpha: float | None, what: str) -> Tensor:
@@ -181,9 +161,9 @@ def _squeezed(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:
 
 def _settings(metadata: Mapping[str, str], what: str) -> dict[str, object]:
     try:
-        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        settings = json.loads(metadata.get(_SETTINGS, "{}"))
     except ValueError as error:
-        raise BundleError(f"{what}: its lora_adapter_metadata is not JSON: {error}") from error
+        raise BundleError(f"{what}: its {_SETTINGS} is not JSON: {error}") from error
     for key, value in settings.items() if isinstance(settings, dict) else ():
         if key.rpartition(".")[2] in ("use_dora", "use_rslora", "lora_bias") and value:
             raise BundleError(f"{what}: {key} is set, which is not read: a plain LoRA is accepted")
@@ -207,8 +187,10 @@ def _listed(names: list[str]) -> str:
 
 def _made_for(lora: State) -> str:
     keys = " ".join(lora)
-    if re.search(r"hada_w|lokr_w|dora_scale|lora_magnitude_vector|oft_|\.diff\b", keys):
-        return "LoHa, LoKr, DoRA and full differences are not read, a plain LoRA is accepted"
+    if re.search(r"hada_w|lokr_w|dora_scale|lora_magnitude_vector|oft_|\.diff(_b)?( |$)|\.[wb]_norm\b", keys):
+        return "LoHa, LoKr, DoRA, norms and full differences are not read, a plain LoRA is accepted"
+    if "bundle_emb." in keys:
+        return "it has textual inversions in it, which are not read: save the LoRA without them"
     if re.search(r"lora_te2_|text_encoder_2\.|(in|out)put_blocks_|transformer_blocks[_.]1[_.]", keys):
         return "the LoRA was made for another model (SDXL)"
     if "motion_modules" in keys:

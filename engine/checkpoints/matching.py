@@ -19,7 +19,7 @@ _INPUTS = {4: "a text-to-image", 5: "a depth", 8: "an InstructPix2Pix", 9: "an i
 _KINDS = (
     (r"(^lora_|[._]lora(_linear_layer)?[._]|\.hada_w|\.lokr_w)", "a LoRA"),
     (r"(^|\.)(motion_modules|temporal_transformer)\.", "an AnimateDiff motion module"),
-    (r"^(conditioner\.embedders|label_emb|model\.diffusion_model\.label_emb|add_embedding)\.", "an SDXL model"),
+    (r"^(conditioner\.embedders(?!\.0\.model\.)|label_emb|model\.diffusion_model\.label_emb|add_embedding)\.", "an SDXL model"),
     (r"^(double_blocks|single_blocks|joint_blocks|single_transformer_blocks|model\.diffusion_model\.(double|joint)_blocks)\.",
      "a Flux or SD3 model"),
     (r"^control_model\.", "an original ControlNet"),

@@ -38,14 +38,20 @@ class _Inert:
         pass
 
 
-# Lightning names its callback in v1-5-pruned.ckpt, older trainers leave numpy scalars; none of it is imported or called.
+# Lightning names its callback in v1-5-pruned.ckpt, trainers leave scalars, states of random numbers and paths; none of it
+# is imported or called.
 _INERT = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.ModelCheckpoint",
     "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.ndarray",
     "numpy.dtype",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
     "_codecs.encode",
     "argparse.Namespace",
 )
@@ -75,7 +81,38 @@ def read_nested(path: str | os.PathLike[str]) -> dict[str, Any]:
                 return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise _damaged(file, error) from error
-    return _read_pickle(file)
+    content = read_pickle(file)
+    if isinstance(content, Mapping):
+        return {str(key): value for key, value in content.items()}
+    raise BundleError(f"{file} is not a checkpoint: it holds a {type(content).__name__}, a dict of tensors is accepted")
+
+
+def read_pickle(file: Path) -> Any:
+    """What a PyTorch file holds, of any form, made without running anything in it. Raises BundleError."""
+    # torch cannot map what torch before 1.6 wrote, and goes by the name .safetensors where it is given one
+    mapped = read_head(file, 2) == b"PK" and file.suffix != ".safetensors"
+    try:
+        with (
+            file.open("rb") as stream,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([(_Inert, name) for name in _INERT]),
+        ):
+            warnings.simplefilter("ignore")  # torch's remarks on the pickle protocol, which say nothing of the weights
+            return torch.load(file if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        if "truncated" in str(error):
+            raise truncated(file, f"{file.stat().st_size:,} bytes") from error
+        found = re.search(r"(?:GLOBAL|function) ([\w.]*\w)|Unsupported (operand \d+)", str(error))
+        reason = f" ({found[1] or found[2]})" if found else ""
+        raise BundleError(
+            f"{file} holds more than weights{reason}: mien does not run code from a checkpoint, {SAFE_VERSION}"
+        ) from error
+    except EOFError as error:
+        raise truncated(file, f"{file.stat().st_size:,} bytes") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        if "unexpected EOF" in str(error):
+            raise truncated(file, f"{file.stat().st_size:,} bytes") from error
+        raise _damaged(file, error) from error
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -130,36 +167,6 @@ def write_safetensors(
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-
-
-def _read_pickle(file: Path) -> dict[str, Any]:
-    # torch cannot map what torch before 1.6 wrote, and goes by the name .safetensors where it is given one
-    mapped = read_head(file, 2) == b"PK" and file.suffix != ".safetensors"
-    try:
-        with (
-            file.open("rb") as stream,
-            warnings.catch_warnings(),
-            torch.serialization.safe_globals([(_Inert, name) for name in _INERT]),
-        ):
-            warnings.simplefilter("ignore")  # torch's remarks on the pickle protocol, which say nothing of the weights
-            content = torch.load(file if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        if "truncated" in str(error):
-            raise truncated(file, f"{file.stat().st_size:,} bytes") from error
-        found = re.search(r"(?:GLOBAL|function) ([\w.]*\w)|Unsupported (operand \d+)", str(error))
-        reason = f" ({found[1] or found[2]})" if found else ""
-        raise BundleError(
-            f"{file} holds more than weights{reason}: mien does not run code from a checkpoint, {SAFE_VERSION}"
-        ) from error
-    except EOFError as error:
-        raise truncated(file, f"{file.stat().st_size:,} bytes") from error
-    except Exception as error:  # a damaged pickle can raise anything
-        if "unexpected EOF" in str(error):
-            raise truncated(file, f"{file.stat().st_size:,} bytes") from error
-        raise _damaged(file, error) from error
-    if isinstance(content, Mapping):
-        return {str(key): value for key, value in content.items()}
-    raise BundleError(f"{file} is not a checkpoint: it holds a {type(content).__name__}, a dict of tensors is accepted")
 
 
 def _flatten(nested: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -44,7 +44,11 @@ _FIXED: Mapping[str, Any] = {
 }
 """Fields with one value in these families. Fields named nowhere in this file must be null or false."""
 
-_NO_MATTER = ("sample_size", "dropout", "upcast_attention", "addition_embed_type_num_heads")
+_NO_MATTER = (
+    *("sample_size", "dropout", "upcast_attention", "addition_embed_type_num_heads"),
+    # what diffusers' averaging of weights leaves in the config of what it saves
+    *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"),
+)
 _WPLUS = re.compile(r"([0-9]+)\.(to_[qkv]_wplus\.weight)")
 
 
@@ -208,4 +212,4 @@ def _items(value: Any, kind: type, key: str, source: str) -> list[Any]:
 def _common(value: Any, key: str) -> Any:
     """The one value of a list that repeats it: diffusers takes a number, or a number per block."""
     repeats = isinstance(value, list) and len(value) > 0 and all(v == value[0] for v in value)
-    return value[0] if repeats and key not in _FIXED else value
+    return value[0] if repeats and not isinstance(_FIXED.get(key), list) else value

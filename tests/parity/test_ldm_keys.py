@@ -194,6 +194,15 @@ def test_unet(context: int, linear: bool, c_in: int) -> None:
     check(ours, shapes_of(net.state_dict()), "unet")
 
 
+def test_guidance_embedding() -> None:
+    state = weights(unet(SMALL, 64) | layer("time_embed.cond_proj", 32, 8, bias=False), UNET)
+    ours = convert(state, "unet")
+    assert unet_config(shapes_of(ours))["time_cond_proj_dim"] == 8
+    with torch.device("meta"):
+        net = diffusers.UNet2DConditionModel(norm_num_groups=32, **unet_config(shapes_of(ours)))
+    check(ours, shapes_of(net.state_dict()), "unet")
+
+
 @pytest.mark.parametrize("context, linear, heads", [(768, False, (8, 8, 8, 8)), (1024, True, (5, 10, 20, 20))])
 def test_full_size_keys(context: int, linear: bool, heads: tuple[int, ...]) -> None:
     """Every key and shape of the published networks, without their values; and the bundle's own networks take them."""
@@ -253,6 +262,13 @@ def test_vae(prefix: str) -> None:
     net.load_state_dict(ours)
     assert config["block_out_channels"] == (32, 64, 64) and config["latent_channels"] == 4
     assert convert(ours, "vae").keys() == ours.keys()
+    halfway = dict(state)  # as converters wrote it that knew diffusers' old names of the attention alone
+    for half in ("encoder", "decoder"):
+        for old, new in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
+            for kind in ("weight", "bias"):
+                tensor = halfway.pop(f"{prefix}{half}.mid.attn_1.{old}.{kind}")
+                halfway[f"{prefix}{half}.mid.attn_1.{new}.{kind}"] = tensor.flatten(1) if tensor.ndim > 1 else tensor
+    assert_same(convert(halfway, "vae"), ours)
 
 
 def test_clip() -> None:
@@ -264,6 +280,11 @@ def test_clip() -> None:
     assert_same(ours, theirs)
     merged = {key.replace(".text_model", ""): tensor for key, tensor in state.items()}  # as some merging tools write it
     assert_same(convert(merged, "text_encoder"), theirs)
+    bare = {key.removeprefix("text_model."): tensor for key, tensor in ours.items()}  # as transformers 5 saves it
+    assert_same(convert(bare, "text_encoder"), theirs)
+    more = {"text_projection.weight": torch.ones(64, 64), "logit_scale": torch.ones(())}  # of the whole of CLIP
+    for prefix, known in (("cond_stage_model.transformer.", state), ("", ours)):
+        assert_same(convert(known | {prefix + key: tensor for key, tensor in more.items()}, "text_encoder"), theirs)
     config = text_config(shapes_of(ours))
     assert clip_text_kwargs(config)["hidden_act"] == "quick_gelu" and config["num_hidden_layers"] == 3
 
@@ -273,6 +294,14 @@ def test_open_clip() -> None:
     prefix = "cond_stage_model.model."
     state = weights(open_clip(64, 24, 50), prefix)
     ours = convert(state, "text_encoder")
+    # converted back by diffusers' script: the layers that are read, no projection, transformers' buffer under another name
+    gone = (".resblocks.23.", "text_projection", "logit_scale")
+    back = {key: tensor for key, tensor in state.items() if not any(name in key for name in gone)}
+    back[f"{prefix}transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    turbo = {key.replace(prefix, "conditioner.embedders.0.model."): tensor for key, tensor in state.items()}
+    for other in (back, turbo):
+        assert_same(convert(other, "text_encoder"), ours)
+        assert part_names(other) == ("text_encoder",)
     assert_same(
         ours, single_file.convert_open_clip_checkpoint(SimpleNamespace(config=SimpleNamespace(hidden_size=64)), state)
     )

@@ -20,9 +20,7 @@ pytest.importorskip("transformers")
 
 from mien.engine.checkpoints.lora import Fused, fuse  # noqa: E402
 from mien.engine.checkpoints.reading import read_metadata, read_weights, write_safetensors  # noqa: E402
-
-SCALE = 0.7
-Triple = tuple[Any, Any, float | None]
+from tests.lora_layers import SCALE, Triple, assert_close, dotted, expected, kohya, processor  # noqa: E402
 
 
 def tiny_unet(linear: bool) -> Any:
@@ -59,44 +57,6 @@ def lora_for(net: Any, ends: tuple[str, ...] = TARGETS, alpha: bool = True) -> d
             layers[name] = (down, up, 0.5 * 2 ** (len(layers) % 5) if alpha else None)
     assert all(any(f".{name}".endswith(f".{end}") for name in layers) for end in ends if "samplers" not in end)
     return layers
-
-
-def expected(state: dict[str, Any], layers: dict[str, Triple], scale: float = SCALE) -> dict[str, Any]:
-    """W + scale (alpha / rank) up down, in float64."""
-    out = {key: tensor.double() for key, tensor in state.items()}
-    for name, (down, up, alpha) in layers.items():
-        rank, weight = down.shape[0], out[f"{name}.weight"]
-        delta = sum(torch.outer(up[:, r].flatten().double(), down[r].flatten().double()) for r in range(rank))
-        out[f"{name}.weight"] = weight + scale * (rank if alpha is None else alpha) / rank * delta.reshape(weight.shape)
-    return out
-
-
-def assert_close(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    assert ours.keys() == theirs.keys()
-    for key, tensor in theirs.items():
-        error = (ours[key].double() - tensor.double()).abs().max() / tensor.double().abs().max().clamp_min(1e-30)
-        assert error <= 1e-4, (key, float(error))
-
-
-def kohya(name: str, down: Any, up: Any, alpha: float | None) -> dict[str, Any]:
-    key = f"lora_unet_{name.replace('.', '_')}"
-    out = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
-    return out | ({} if alpha is None else {f"{key}.alpha": torch.tensor(alpha)})
-
-
-def dotted(prefix: str, ends: tuple[str, str]) -> Callable[..., dict[str, Any]]:
-    def write(name: str, down: Any, up: Any, alpha: float | None) -> dict[str, Any]:
-        out = {f"{prefix}{name}.{ends[0]}.weight": down, f"{prefix}{name}.{ends[1]}.weight": up}
-        return out | ({} if alpha is None else {f"{prefix}{name}.alpha": torch.tensor(alpha)})
-
-    return write
-
-
-def processor(name: str, down: Any, up: Any, alpha: float | None) -> dict[str, Any]:
-    block, _, last = name.removesuffix(".0").rpartition(".")
-    key = f"unet.{block}.processor.{last}_lora"
-    out = {f"{key}.down.weight": down, f"{key}.up.weight": up}
-    return out | ({} if alpha is None else {f"{key}.alpha": torch.tensor(alpha)})
 
 
 PEFT, DIFFUSERS = ("lora_A", "lora_B"), ("lora.down", "lora.up")
@@ -242,6 +202,8 @@ def text_lora(form: str) -> tuple[dict[str, Any], dict[str, Triple]]:
             lora |= {k.replace("lora_unet_", form): v for k, v in kohya(name, down, up, alpha).items()}
         elif form == "PEFT":
             lora |= dotted("text_encoder.", PEFT)(name, down, up, alpha)
+        elif form == "ComfyUI":
+            lora |= dotted("text_encoders.clip_l.transformer.", ("lora_down", "lora_up"))(name, down, up, alpha)
         else:
             old = name.replace("q_proj", "to_q").replace("out_proj", "to_out")
             end = "_lora" if "attn" in name and form == "old" else ".lora_linear_layer"
@@ -250,7 +212,7 @@ def text_lora(form: str) -> tuple[dict[str, Any], dict[str, Triple]]:
     return lora, layers
 
 
-@pytest.mark.parametrize("form", ["lora_te_", "lora_te1_", "PEFT", "diffusers", "old"])
+@pytest.mark.parametrize("form", ["lora_te_", "lora_te1_", "PEFT", "ComfyUI", "diffusers", "old"])
 @pytest.mark.parametrize("prefix", ["text_model.", ""], ids=["as published", "transformers 5"])
 def test_text_encoder(form: str, prefix: str) -> None:
     torch.manual_seed(4)
@@ -343,8 +305,11 @@ HADA = {f"{Q}.hada_w1_a": torch.zeros(1), f"{Q}.hada_w1_b": torch.zeros(1)}
         ({k: v for i in range(5) for k, v in one_layer(f"lora_unet_x_{i}").items()},
          "'x_0', 'x_1', 'x_2' and 2 more of 5 layers found no weight"),
         (one_layer(K, (2, 2048)), "is (32, 2048) for a weight of (32, 48): it was made for another model"),
-        (HADA, "LoHa, LoKr, DoRA and full differences are not read"),
+        (HADA, "LoHa, LoKr, DoRA, norms and full differences are not read"),
         (one_layer(Q) | {f"{Q}.dora_scale": torch.zeros(1)}, "of 3 keys are not a LoRA's down, up, mid or alpha: LoHa, LoKr, DoRA"),
+        (one_layer(Q) | {f"{Q}.diff_b": torch.zeros(1)}, "full differences are not read"),
+        (one_layer(Q) | {"lora_unet_conv_norm_out.w_norm": torch.zeros(1)}, "norms and full differences are not read"),
+        (one_layer(Q) | {"bundle_emb.word.string_to_param.*": torch.zeros(1)}, "it has textual inversions in it"),
         ({f"{Q}.lora_up.weight": torch.zeros(32, 2)}, "has no down matrix"),
         ({f"{Q}.lora_down.weight": torch.zeros(2, 32)}, "has no up matrix"),
         (one_layer(Q, (3, 32)), "are not of one rank"),

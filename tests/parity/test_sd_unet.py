@@ -239,6 +239,9 @@ def test_configs_it_cannot_do(change: dict[str, Any], words: str) -> None:
 def test_published_configs() -> None:
     sd15 = {"attention_head_dim": 8, "cross_attention_dim": 768, "_class_name": "UNet2DConditionModel"}
     assert Layout.from_config(sd15) == Layout()
+    averaging = {"decay": 0.9999, "min_decay": 0.0, "optimization_step": 15000, "update_after_step": 0}
+    averaging |= {"use_ema_warmup": False, "inv_gamma": 1.0, "power": 0.6666666666666666}
+    assert Layout.from_config(sd15 | averaging | {"transformer_layers_per_block": [1, 1, 1, 1]}) == Layout()
     sd21 = {
         "attention_head_dim": [5, 10, 20, 20],
         "block_out_channels": [320, 640, 1280, 1280],

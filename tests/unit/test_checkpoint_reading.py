@@ -91,7 +91,9 @@ def test_nesting(tmp_path: Path) -> None:
 
 
 def test_what_lightning_leaves_beside_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """v1-5-pruned.ckpt names its callback's class, which is not installed here and is not looked for."""
+    """v1-5-pruned.ckpt names its callback's class, which is not installed here and is not looked for; others keep the state
+    of random numbers, arrays and paths.
+    """
 
     name = "pytorch_lightning.callbacks.model_checkpoint"
     callback = type("ModelCheckpoint", (), {"__module__": name})
@@ -102,6 +104,7 @@ def test_what_lightning_leaves_beside_the_weights(tmp_path: Path, monkeypatch: p
         for known in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
             patch.setitem(sys.modules, known, module if known == name else ModuleType(known))
         beside = {"callbacks": {callback: {"best": "x"}, "own": callback()}, "opts": argparse.Namespace(lr=0.1)}
+        beside |= {"rng": np.random.get_state(), "losses": np.ones(3), "best": tmp_path, "labels": {1, 2}}
         torch.save({"state_dict": WEIGHTS, **beside, "loss": np.float64(0.5)}, tmp_path / "v1-5-pruned.ckpt")
     assert same(read_weights(tmp_path / "v1-5-pruned.ckpt"), WEIGHTS)
     assert set(torch.serialization.get_safe_globals()) == set(allowed)
@@ -332,6 +335,7 @@ def shaped(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         ({"conv_in.weight": (320, 5, 3, 3)}, "a depth model (5 input channels)"),
         ({"add_embedding.linear_1.weight": (1280, 2816)}, "'add_embedding.linear_1.weight' (1280, 2816) belongs to no layer: "
          "it is an SDXL model where a UNet belongs"),
+        ({"conditioner.embedders.1.model.ln_final.weight": (1280,)}, "it is an SDXL model where a UNet belongs"),
         ({"lora_unet_down_blocks_0.alpha": ()}, "it is a LoRA where a UNet belongs"),
         ({"unet.down_blocks.0.attn1.to_q.lora_A.weight": (4, 320)}, "it is a LoRA"),
         ({MOTION: (320, 320)}, "it is an AnimateDiff motion module where a UNet belongs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -150,11 +151,27 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"comp \(80, 1, 64\), std \(80,\), expected"):
         directions.ganspace(components() | {"comp": torch.zeros(80, 1, 64)}, GanspaceEntry(0, (0, 1), 1.0), "p.pt")
     torch.save(components(), tmp_path / "ffhq_pca.pt")
+    torch.save({"state_dict": {}, "opts": {}}, tmp_path / "afro.pt")
+    with pytest.raises(BundleError, match=r"afro\.pt is a checkpoint with 'state_dict', not a direction"):
+        read_directions(tmp_path / "afro.pt")
     with pytest.raises(BundleError, match=r"ganspace_configs\.csv tells: put that file beside it"):
         read_directions(tmp_path / "ffhq_pca.pt")
     np.save(tmp_path / "code.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(BundleError, match="cannot be read as plain numbers"):
         read_directions(tmp_path / "code.npy")
+    torch.save(vector(0), tmp_path / "numpy.pt")
+    with pytest.raises(
+        BundleError, match=r"numpy\.pt holds no pickled tensor but something else: save its numbers as \.npy"
+    ):
+        read_directions(tmp_path / "numpy.pt")
+    torch.save({"comp": argparse.ArgumentParser}, tmp_path / "code.pt")
+    with pytest.raises(
+        BundleError, match=r"code\.pt holds more than weights \(argparse.ArgumentParser\): mien does not run"
+    ):
+        read_directions(tmp_path / "code.pt")
+    (tmp_path / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:6c\nsize 42\n")
+    with pytest.raises(BundleError, match="this is a Git LFS pointer, not the weights"):
+        read_directions(tmp_path / "pointer.pt")
     (tmp_path / "d.txt").write_text("1")
     with pytest.raises(BundleError, match="is no direction file"):
         read_directions(tmp_path / "d.txt")
