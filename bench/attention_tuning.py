@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,10 +23,11 @@ from typing import Any
 
 import torch
 
+from mien.bench.device_peaks import pick_device
 from mien.bench.kernels_gpu import BANK_FRAMES
 from mien.bench.options import add_options, guarded, open_recorder
 from mien.bench.random_networks import LAYOUTS, SIZES_PX
-from mien.bench.recorder import Case, Recorder, Works
+from mien.bench.recorder import TIME_UP, Case, Recorder, Works
 from mien.bench.results import Row
 from mien.bench.unet_ops import Attention
 from mien.engine.errors import UnavailableError
@@ -123,15 +125,18 @@ def best(times: Mapping[Any, Mapping[str, float]]) -> dict[str, float]:
 
 
 def table(rows: Iterable[Row], served: Iterable[tuple[Trial, Case]]) -> dict[Entry, dict[str, float]]:
-    """The best tiles for each entry of the table."""
+    """The best tiles for each entry of the table, of cases that there was time for."""
     measured: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
+    cut_off = set()
     for row in rows:
+        *name, (_, tile) = row["case"].items()
         if "p50_ms" in row:
-            *name, (_, tile) = row["case"].items()
             measured[tuple(name)][tile] = row["p50_ms"]
+        elif row.get("left_out") == TIME_UP:
+            cut_off.add(tuple(name))
     of_entry: dict[Entry, dict[Any, dict[str, float]]] = defaultdict(dict)
     for trial, case in served:
-        if (key := tuple(case.name.items())) in measured:
+        if (key := tuple(case.name.items())) in measured and key not in cut_off:
             of_entry[trial.entry][key] = measured[key]
     return {entry: best(times) for entry, times in sorted(of_entry.items())}
 
@@ -178,8 +183,19 @@ def print_table(recorder: Recorder, found: Mapping[Entry, Mapping[str, float]], 
             print(f"            {slower:.3f} {tile}")
 
 
+def write_table(path: Path, recorder: Recorder, found: Mapping[Entry, Mapping[str, float]], capability: int) -> None:
+    """The whole file or, where this is ended meanwhile, the one before it."""
+    entries = [{"width": width, "size": size, "tiles": tiles} for (width, size), tiles in found.items()]
+    about = recorder.rows[0]["about"] if recorder.rows else {}
+    part = path.with_name(path.name + ".part")
+    part.write_text(
+        json.dumps({"capability": capability, "device": about, "entries": entries}, indent=1) + "\n", encoding="utf-8"
+    )
+    os.replace(part, path)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table; write it to a JSON file if one is given."""
+    """Measure, and print the table; write it to a JSON file, after every case, if one is given."""
     parser = argparse.ArgumentParser(
         prog="python -m mien.bench.attention_tuning", description="Time attention's tiles."
     )
@@ -192,16 +208,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the table there")
     parser.add_argument("--share", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    device = pick_device(options.device)
+    if device == "cpu":
         raise UnavailableError("torch sees no CUDA device: tiles are timed on the GPU that they are for")
     major, minor = torch.cuda.get_device_capability()
     capability = 10 * major + minor
     if options.share is not None:
         share, of = (int(part) for part in options.share.split("/"))
-        compile_share(options.model, capability, options.bank, "cuda", share, of)
+        compile_share(options.model, capability, options.bank, device, share, of)
         return
     begin_s = time.monotonic()
-    compile_all(options, "cuda", options.seconds / 2)
+    compile_all(options, device, options.seconds / 2)
     options.seconds -= time.monotonic() - begin_s
     recorder = open_recorder("attention tiles", options)
     served = [
@@ -209,17 +226,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for trial in trials(options.model, capability, options.rows, options.bank)
     ]
     with torch.inference_mode():
-        recorder.run(case for _, case in served)
-    found = table(recorder.rows, served)
-    print_table(recorder, found, capability)
-    if options.json is not None:
-        entries = [{"width": width, "size": size, "tiles": tiles} for (width, size), tiles in found.items()]
-        told = {
-            "capability": capability,
-            "device": recorder.rows[0]["about"] if recorder.rows else {},
-            "entries": entries,
-        }
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        for _, case in served:
+            recorder.run([case])
+            if options.json is not None:
+                write_table(options.json, recorder, table(recorder.rows, served), capability)
+    print_table(recorder, table(recorder.rows, served), capability)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ def pick_device(wanted: str = "auto") -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     check_device(wanted)
+    if ":" in wanted:
+        torch.cuda.set_device(wanted)  # events, graphs and Triton go by the current one
     return wanted
 
 
@@ -93,7 +95,7 @@ def _fp8(n: int, watch: Any, device: str, seconds: float) -> Times | None:
     a, b = (torch.randn(n, n, device=device).to(torch.float8_e4m3fn) for _ in range(2))
     try:
         return _time(
-            lambda: torch._scaled_mm(a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.float16),
+            lambda: torch._scaled_mm(a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.float16, use_fast_accum=True),
             watch,
             device,
             seconds,

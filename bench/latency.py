@@ -20,7 +20,7 @@ from mien.bench.options import add_options, exit_by, guarded, open_recorder
 from mien.bench.paced import Batch, Delivered, Pace, run_paced
 from mien.bench.random_lane import LaneParts, LaneShape, RandomLane
 from mien.bench.random_networks import LAYOUTS
-from mien.bench.recorder import Recorder
+from mien.bench.recorder import TIME_UP, Recorder
 from mien.bench.throughput import parse_frame
 
 WARM_S = 1.0
@@ -76,7 +76,7 @@ def measure(recorder: Recorder, parts: LaneParts, options: argparse.Namespace, f
             }
             name |= {"composition": options.composition, "model": parts.model}
             if recorder.left_s < options.length + WARM_S:
-                recorder.record(name, "mien", {"left_out": "the time is up"}, {})
+                recorder.record(name, "mien", {"left_out": TIME_UP}, {})
                 continue
             if lane is None:
                 shape = LaneShape(streams, rows, options.steps, frame, options.composition, any_rows=True)

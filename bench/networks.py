@@ -58,6 +58,9 @@ def cases(
         except UnavailableError as error:
             recorder.record({"network": name, "model": model}, "", {"left_out": str(error)})
             continue
+        except Exception as error:  # the other networks go on
+            recorder.fail({"network": name, "model": model}, "", error)
+            continue
         forms = NetworkForms(network, recorder.device, partial(network.inputs, 8))
         for count in (count for count in rows if chosen[count]):
             yield Case(

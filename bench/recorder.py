@@ -31,6 +31,8 @@ from mien.engine.errors import UnavailableError
 CASE_S = 0.4
 """Seconds that a case's forms are timed for together, preparation not counted."""
 
+TIME_UP = "the time is up"
+
 
 @dataclass(frozen=True, slots=True)
 class Works:
@@ -110,7 +112,7 @@ class Recorder:
             else:
                 self.measure(case)
         if late:
-            self._tell(f"{late} cases left out: the time is up")
+            self._tell(f"{late} cases left out: {TIME_UP}")
         return self.rows
 
     def measure(self, case: Case) -> None:
@@ -118,27 +120,34 @@ class Recorder:
         try:
             works = case.make()
         except Exception as error:  # a case that fails is a row, and the others go on
-            self._fail(case, "", error)
+            self.fail(case.name, "", error)
             return
         runs, counts = dict[str, Call](), dict[str, int]()
-        for form, calls in works.calls.items():
+        for form, calls in works.calls.items():  # some take a minute to prepare
+            if runs and self.left_s <= 0:
+                self.record(case.name, form, {"left_out": TIME_UP}, {})
+                continue
             try:
                 runs[form], counts[form] = self._prepare(case, calls)
             except UnavailableError as error:
                 self.record(case.name, form, {"left_out": str(error)})
             except Exception as error:
-                self._fail(case, form, error)
+                self.fail(case.name, form, error)
         if runs:
-            seconds = min(self._case_s, max(self.left_s, 0.05))
-            times = in_turns(runs, self._watch, seconds=seconds, calls=counts, before=self._flush)
-            state = self._probe.state()
-            for form in times:
-                self.record(
-                    case.name, form, {**self._figures(case, form, times), **self._error(works, form, case)}, state
-                )
+            try:
+                self._time(case, works, runs, counts)
+            except Exception as error:  # a GPU tells of what failed when it is next waited for
+                self.fail(case.name, "", error)
         runs.clear()
         if self.device != "cpu":
             torch.cuda.empty_cache()
+
+    def _time(self, case: Case, works: Works, runs: Mapping[str, Call], counts: Mapping[str, int]) -> None:
+        seconds = min(self._case_s, max(self.left_s, 0.05))
+        times = in_turns(runs, self._watch, seconds=seconds, calls=counts, before=self._flush)
+        state = self._probe.state()
+        for form in times:
+            self.record(case.name, form, {**self._figures(case, form, times), **self._error(works, form, case)}, state)
 
     def record(
         self,
@@ -157,6 +166,11 @@ class Recorder:
         if self._results is not None:
             append_row(self._results, row, self._about["name"])
         return row
+
+    def fail(self, name: Mapping[str, Any], form: str, error: Exception) -> None:
+        """A row of what raised."""
+        self.failed += 1
+        self.record(name, form, {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}, {})
 
     def _prepare(self, case: Case, calls: Sequence[Call]) -> tuple[Call, int]:
         """A run of several calls, and how many they are."""
@@ -193,14 +207,8 @@ class Recorder:
         try:
             return {"error": significant(works.errors[form](), 3)}
         except Exception as error:
-            self._fail(case, f"{form}, its error", error)
+            self.fail(case.name, f"{form}, its error", error)
             return {}
-
-    def _fail(self, case: Case, form: str, error: Exception) -> None:
-        self.failed += 1
-        self.record(
-            case.name, form, {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}, {}
-        )
 
 
 def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -69,9 +70,9 @@ class RowQueue:
                 return self._fitting(calls)
         return []
 
-    def due_in_s(self, now_s: float) -> float | None:
-        """How long until a call's time comes, 0 or more; None without calls."""
-        return max(0.0, min(call.due_s for call in self._calls) - now_s) if self._calls else None
+    def due_in_s(self, now_s: float) -> float:
+        """How long until a call's time comes, 0 or more; infinite without calls."""
+        return max(0.0, min((call.due_s for call in self._calls), default=math.inf) - now_s)
 
     def _fitting(self, calls: list[RowCall]) -> list[RowCall]:
         rows = 0

@@ -25,6 +25,8 @@ from mien.engine.types import TensorSpec
 
 Concatenate = Callable[[list[Any]], Any]
 
+LONGEST_WAIT_S = 1.0  # at a time: an interrupt that comes just before a thread begins to wait does not wake it
+
 
 @dataclass(slots=True)
 class RowCounts:
@@ -110,14 +112,14 @@ class RowGathering:
         """A batch for this thread to run, once one is due; none once its own call is done."""
         with self._condition:
             while call.waits:
-                timeout = None
+                timeout = LONGEST_WAIT_S
                 if self._leader is None:
                     now_s = self._clock()
                     if batch := self._queue.due(now_s, self._at_work.keys() <= self._calls.keys()):
                         self._leader = me
                         return batch
-                    timeout = self._queue.due_in_s(now_s)
-                self._condition.wait(timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+                    timeout = min(timeout, self._queue.due_in_s(now_s))
+                self._condition.wait(timeout)
             return []
 
     def _lead(self, batch: list[RowCall]) -> None:

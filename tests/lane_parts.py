@@ -260,7 +260,7 @@ def method_of(edit: Edit) -> PromptEdit:
 
 def edit_of(edit: Edit, streams: Streams, parts: Mapping[str, Any], new_graphs: Any = None) -> LaneEdit:
     """A `LaneEdit` of crops of 128 pixels, two faces a call."""
-    manifest: Any = SimpleNamespace(latent_channels=4)
+    manifest: Any = SimpleNamespace(latent_channels=4, edits={})
     spec, method = EditSpec(prompt="a face"), method_of(edit)
     options: dict[str, Any] = {"batches": (1, 2), "new_graphs": new_graphs}
     return LaneEdit(spec, manifest, method, ("all",), parts, 2 * PX, Clock(), streams, **options)

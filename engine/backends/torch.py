@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,9 @@ class TorchNetwork(CheckedNetwork):
         """The answers, of the network's own type, to tensors that fit the spec."""
         import torch
 
-        with torch.no_grad():
+        # Triton launches on the current device, wherever its tensors lie.
+        current = nullcontext() if self.device == "cpu" else torch.cuda.device(self.device)
+        with torch.no_grad(), current:
             given = (tensors[key].to(device=self.device, dtype=self.input_dtype(key)) for key in self.spec.inputs)
             return dict(zip(self.spec.outputs, self.parts(self.module(*given)), strict=True))
 

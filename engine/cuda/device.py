@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 from mien.engine.cuda.graphs import Graph
+from mien.engine.cuda.streams import own_stream
 
 
 class TorchCuda:
     """One stream for recording and one event; what runs at the same time as something else needs one of these of its own.
 
     The stream is not shared with other recordings because libraries keep a workspace for each stream, which the graphs recorded there
-    go on using.
+    go on using. It has the priority of the stream that first asks for a recording, for kernels keep it, wherever their graph is launched.
     """
 
     def __init__(self, device: str | torch.device = "cuda") -> None:
-        self.device = torch.device(device)
-        with torch.cuda.device(self.device):
-            self._stream, self._done = torch.cuda.Stream(), torch.cuda.Event()
+        self.device, self._done = torch.device(device), torch.cuda.Event()
+        self._stream: torch.cuda.Stream | None = None
 
     def new_pool(self) -> Any:
         """A pool of memory that graphs share."""
@@ -31,11 +31,11 @@ class TorchCuda:
     def try_out(self, work: Callable[[], None]) -> None:
         """Run `work` on the recording stream, behind what the caller's stream holds and before what it is given next."""
         with torch.cuda.device(self.device), _best_convolutions():
-            caller = torch.cuda.current_stream()
-            self._stream.wait_stream(caller)
-            with torch.cuda.stream(self._stream):
+            caller, stream = torch.cuda.current_stream(), self._recording()
+            stream.wait_stream(caller)
+            with torch.cuda.stream(stream):
                 work()
-            caller.wait_stream(self._stream)
+            caller.wait_stream(stream)
 
     def record(self, work: Callable[[], None], pool: Any) -> Graph:
         """What `work` launches, recorded and not run. Other threads may go on using the device."""
@@ -44,7 +44,7 @@ class TorchCuda:
             torch.cuda.device(self.device),
             torch.cuda.stream(torch.cuda.current_stream(self.device)),  # to come back to: a capture that fails does not
             _best_convolutions(),
-            torch.cuda.graph(recorded, pool=pool, stream=self._stream, capture_error_mode="thread_local"),
+            torch.cuda.graph(recorded, pool=pool, stream=self._recording(), capture_error_mode="thread_local"),
         ):
             work()
         return recorded
@@ -61,6 +61,11 @@ class TorchCuda:
         """Wait for all work of the device."""
         torch.cuda.synchronize(self.device)
 
+    def _recording(self) -> torch.cuda.Stream:
+        if self._stream is None:
+            self._stream = own_stream(self.device, torch.cuda.current_stream(self.device).priority)
+        return self._stream
+
 
 @contextmanager
 def _best_convolutions() -> Iterator[None]:
@@ -75,7 +80,8 @@ def _best_convolutions() -> Iterator[None]:
 
 def seconds_of(work: Callable[[], object], calls: int = 20, turns: int = 5) -> float:
     """How long one call of `work` takes the device: the median of `turns` launches of a graph of `calls`, without the host's share."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream, graph = own_stream(torch.device("cuda")), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             work()

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mien.engine.cuda.streams import ONE_CAPTURE
 from mien.engine.errors import RunError, ShapeError
 
 SHOWN = 60  # letters of a key in an error
@@ -29,8 +30,6 @@ SHOWN = 60  # letters of a key in an error
 _NUMBERS = itertools.count(1)
 
 Function = Callable[..., Tensor | Sequence[Tensor] | None]
-
-_ONE_CAPTURE = threading.RLock()  # a capture stops for the whole device, and cleans up its memory first
 
 
 def own_key(of: str) -> str:
@@ -169,12 +168,12 @@ class Graphs:
         ValueError for a key that is there already, RunError for a function that cannot be captured; a process should end then,
         because torch does not clean up after a capture that failed.
         """
-        with self._lock, _ONE_CAPTURE, torch.no_grad():
+        with self._lock, ONE_CAPTURE, torch.no_grad():
             if key in self._kept:
                 raise ValueError(f"{_words(key)} is captured already")
             self._make_room()
             self._device.wait()
-            if self._pool is None:
+            if not self._kept:  # torch gives up a pool with its last graph
                 self._pool = self._device.new_pool()
             before = [tensor.clone() for tensor in static_inputs.values()]
             try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from mien.engine.cuda.streams import own_stream
 from mien.engine.errors import RunError
 from mien.engine.types import Array
 
@@ -34,7 +35,7 @@ def pictures(path: str, device: str) -> Iterator[Array]:
 
 def _pictures(path: str, device: torch.device) -> Iterator[Array]:
     codec: Any = importlib.import_module("PyNvVideoCodec")
-    stream, arrived = torch.cuda.Stream(device), torch.cuda.Event(blocking=True)
+    stream, arrived = own_stream(device), torch.cuda.Event(blocking=True)
     demuxer = codec.CreateDemuxer(path)
     decoder = codec.CreateDecoder(
         gpuid=device.index or 0,

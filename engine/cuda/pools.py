@@ -27,7 +27,7 @@ class Slots:
         self._what, self._count = what, count
         self._events = [streams.event() for _ in range(count)]
         self._free = deque(range(count))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a lease may be collected as garbage while this thread holds it
 
     def take(self) -> int:
         """The number that was given back first, once the device is done with it. Raises RunError where all are lent."""

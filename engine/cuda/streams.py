@@ -5,11 +5,22 @@ Work is handed over as functions, so that a test's device may run them as late, 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+
+ONE_CAPTURE = threading.RLock()
+"""Held while a graph is recorded, and to wait for a whole device: that ends a recording, whichever thread does it."""
+
+TORCHS_STREAMS = 32
+"""Of one priority. Torch hands them out in turn, again and again, whoever has them still."""
+
+_own: WeakValueDictionary[tuple[torch.device, int], torch.cuda.Stream] = WeakValueDictionary()
+_taking = threading.Lock()
 
 
 class Event(Protocol):
@@ -82,7 +93,7 @@ class CudaStreams:
 
     def stream(self, *, urgent: bool = False) -> Stream:
         """A stream of the GPU."""
-        return _CudaStream(torch.cuda.Stream(self.device, priority=-1 if urgent else 0))
+        return _CudaStream(own_stream(self.device, -1 if urgent else 0))
 
     def event(self) -> Event:
         """An event of the GPU."""
@@ -94,7 +105,20 @@ class CudaStreams:
 
     def synchronize(self) -> None:
         """Wait for the whole GPU."""
-        torch.cuda.synchronize(self.device)
+        with ONE_CAPTURE:
+            torch.cuda.synchronize(self.device)
+
+
+def own_stream(device: torch.device, priority: int = 0) -> torch.cuda.Stream:
+    """A stream that nobody who asked here still has, as long as there is one: work for a stream on which another thread
+    records would become a part of the recording.
+    """
+    with _taking:
+        for _ in range(TORCHS_STREAMS):
+            stream = torch.cuda.Stream(device, priority=priority)
+            if _own.setdefault((stream.device, stream.cuda_stream), stream) is stream:
+                break
+    return stream
 
 
 class _Past:

@@ -140,6 +140,11 @@ def test_the_least_recently_used_gives_way() -> None:
         graphs.capture(3, double, buffers(3))
     with pytest.raises(ValueError, match="capacity is 0"):
         Graphs(desk, capacity=0)
+    alone = Graphs(Desk(), capacity=1)
+    for rows in (1, 2):
+        alone.capture(rows, double, buffers(rows))
+    pools = alone._device.pools  # type: ignore[attr-defined]
+    assert pools[0] is not pools[1], "torch gives up a pool with its last graph"
 
 
 def test_what_cannot_be_captured_is_an_error() -> None:

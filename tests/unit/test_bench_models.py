@@ -16,7 +16,7 @@ from mien.bench.network_forms import NetworkForms
 from mien.bench.peers import Peers
 from mien.bench.random_lane import LaneParts, LaneShape, RandomLane
 from mien.bench.random_networks import MINI, NETWORKS, random_network
-from mien.bench.recorder import Recorder
+from mien.bench.recorder import TIME_UP, Recorder
 from mien.bench.unet_ops import Attention, Gate, Norm, bank_layers, read_ops, unet_shapes
 from mien.engine.errors import InputError, UnavailableError
 from mien.engine.networks.sd_layout import Layout
@@ -100,6 +100,23 @@ def test_networks_are_recorded_with_what_is_left_out() -> None:
     of = {row["case"]["form"]: row for row in here.rows}
     assert of["fused"]["weights"] == "random" and of["fused"]["ratio_to"] == "torch" and "left_out" in of["graph"]
     assert of["torch"]["tflops"] * of["torch"]["p50_ms"] == pytest.approx(2 * 122.167296 / 1e3, rel=1e-3)
+
+
+def test_a_network_that_cannot_be_made_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = networks.random_network
+
+    def make(name: str, *more: Any) -> Any:
+        if name == "parser":
+            raise RuntimeError("no such thing")
+        return made(name, *more)
+
+    monkeypatch.setattr(networks, "random_network", make)
+    here = record("networks")
+    here.run(networks.cases(here, "mini", ["parser", "taesd_encoder"], ["torch"], [2]))
+    assert here.failed == 1 and [("failed" in row, row["case"]["network"]) for row in here.rows] == [
+        (True, "parser"),
+        (False, "taesd_encoder"),
+    ]
 
 
 def test_kernels_answer_as_float64_does() -> None:
@@ -210,4 +227,6 @@ def test_the_best_tile_loses_least_over_its_cases() -> None:
     rows = [{"case": {**case.name, "form": form}, "p50_ms": ms} for form, ms in (("one", 2.0), ("two", 1.0))]
     table = attention_tuning.table([*rows, {"case": {**case.name, "form": "three"}, "failed": "x"}], [(trial, case)])
     assert table == {(64, "large"): {"two": 1.0, "one": 2.0}}
+    late = {"case": {**case.name, "form": "four"}, "left_out": TIME_UP}
+    assert attention_tuning.table([*rows, late], [(trial, case)]) == {}, "a case that was cut off says nothing"
     assert case.against == attention_tuning.words(TILES[90][64].large)

@@ -14,7 +14,7 @@ from mien.bench import recorder as module
 from mien.bench.device_peaks import Peaks, measure_peaks, pick_device
 from mien.bench.device_state import SMI_AGE_S, Probe, parse_smi
 from mien.bench.options import add_options, guarded
-from mien.bench.recorder import Case, Recorder, Works, line_of, relative_error
+from mien.bench.recorder import TIME_UP, Case, Recorder, Works, line_of, relative_error
 from mien.bench.results import key_of, newest, read_rows
 from mien.bench.timing import Times
 from mien.engine.errors import InputError, UnavailableError
@@ -83,6 +83,30 @@ def test_cases_that_come_too_late_are_counted(told: None) -> None:
     here = Recorder("x", "cpu", peaks=PEAKS, seconds=3, clock=lambda: float(next(now)), tell=lines.append)
     here.run([Case({"op": str(i)}, lambda: Works({"1": [lambda: None]})) for i in range(9)])
     assert 0 < len(here.rows) < 9 and lines[-1] == f"{9 - len(here.rows)} cases left out: the time is up"
+
+
+def test_forms_that_come_too_late_are_left_out(told: None) -> None:
+    now = [0.0]
+
+    def slow() -> None:
+        now[0] += 2.0
+
+    here = Recorder("x", "cpu", peaks=PEAKS, seconds=3, clock=lambda: now[0], tell=lambda line: None)
+    here.run([Case({"op": "a"}, lambda: Works({f"{i} form": [slow] for i in range(1, 5)}))])
+    said = {row["case"]["form"]: row.get("left_out") for row in here.rows}
+    assert said == {"1 form": None, "2 form": None, "3 form": TIME_UP, "4 form": TIME_UP} and here.failed == 0
+
+
+def test_what_fails_while_it_is_timed_is_a_row(told: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    here = record()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "in_turns", broken)
+        here.run([Case({"op": "a"}, lambda: Works({"1": [lambda: None]}))])
+    here.run([Case({"op": "b"}, lambda: Works({"1": [lambda: None]}))])
+    assert here.failed == 1 and "illegal memory" in here.rows[0]["failed"] and here.rows[1]["p50_ms"] == 1.0
 
 
 def test_cold_calls_are_cases_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,26 @@ def test_parts_run_in_order_and_leave_what_they_wrote(tmp_path: Path, monkeypatc
     assert run(chosen[:1], tmp_path, 0.0, lines.append)[0].last_line == "not begun"
 
 
+def test_tests_that_run_out_of_time_tell_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_all, "SHORT_S", 0.2)
+    code = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("..F.", flush=True)
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("1 failed, 3 passed")
+"""
+    (ended,) = run([Part("tests", 1, python(code), tells_at_end=True)], tmp_path, 3.0, lambda line: None)  # type: ignore[arg-type]
+    assert ended.status is None and ended.last_line == "1 failed, 3 passed", "as pytest does where it is interrupted"
+
+
+def test_what_was_spent_before_is_taken_off(tmp_path: Path) -> None:
+    main([str(tmp_path), "--minutes", "1", "--spent", "55", "--only", "peers"])
+    assert "| peers | its time was up | 0 | 5 | not begun |" in (tmp_path / "summary.md").read_text()
+
+
 def test_every_part_is_a_command_of_a_module_that_exists(tmp_path: Path) -> None:
     made = parts(tmp_path, "cuda", "sd15")
     assert [part.name for part in made] == [

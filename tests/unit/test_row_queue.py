@@ -34,7 +34,7 @@ def test_a_call_waits_until_its_time(network_of: Any) -> None:
     assert waiting.due(1.0, everybody_waits=False)[0] is one, "and stays until it is removed"
     waiting.remove([one])
     assert waiting.due(1.0, everybody_waits=False) == [] and waiting.due_in_s(1.0) == 1.0
-    assert RowQueue(4).due_in_s(0.0) is None
+    assert RowQueue(4).due_in_s(0.0) == float("inf")
 
 
 def test_a_full_batch_waits_for_nobody(network_of: Any) -> None:
