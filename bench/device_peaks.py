@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from mien.bench.device_state import Probe, versions
+from mien.bench.device_state import Probe
 from mien.bench.timing import Times, calls_in_sample, captured, in_turns, repeated, significant, watch_of
 from mien.engine.errors import UnavailableError
+from mien.runtime.versions import MEASURED, versions
 
 MATMUL_SIDE = {"cuda": 8192, "cpu": 768}
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = pick_device(options.device)
     probe = Probe(device)
     peaks = measure_peaks(device, options.seconds)
-    found = {"about": probe.about(), "peaks": asdict(peaks), "state": probe.state(), "versions": versions()}
+    found = {"about": probe.about(), "peaks": asdict(peaks), "state": probe.state(), "versions": versions(MEASURED)}
     print(json.dumps(found, indent=1))
 
 

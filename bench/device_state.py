@@ -11,17 +11,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mien.engine.config import usable_cores
 
-VERSIONED = (
-    *("mien", "numpy", "av", "opencv-python-headless", "onnxruntime", "torch", "triton", "tensorrt", "transformers"),
-    *("diffusers", "streamdiffusion"),
-)
 FIELDS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "driver_version", "power.limit")
 NAMES = ("sm_mhz", "memory_mhz", "power_w", "temperature_c", "driver", "power_limit_w")
 SMI_AGE_S = 5.0  # an answer of nvidia-smi, which takes a good part of a second, is good for so long
@@ -36,19 +32,6 @@ def processor() -> str:
     except OSError:
         pass
     return f"{name} ({usable_cores()} cores)"
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what is installed of the packages that matter."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if "mien" not in found:
-        found["mien"] = str(import_module("mien").__version__)
-    return found
 
 
 def parse_smi(line: str) -> dict[str, float | str]:

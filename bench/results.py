@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mien.bench.device_state import processor, versions
+from mien.bench.device_state import processor
 from mien.engine.errors import InputError
+from mien.runtime.versions import MEASURED, versions
 
 Row = dict[str, Any]
 Key = tuple[str, ...]
@@ -48,7 +49,7 @@ def append_row(folder: Path, row: Mapping[str, Any], device: str | None = None) 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(device)}.jsonl"
     moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    whole = {"time": moment, "commit": commit(), "device": device, "versions": versions(), **row}
+    whole = {"time": moment, "commit": commit(), "device": device, "versions": versions(MEASURED), **row}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(whole) + "\n")
     return path

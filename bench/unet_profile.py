@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from mien.bench.device_peaks import pick_device
-from mien.bench.device_state import Probe, versions
+from mien.bench.device_state import Probe
 from mien.bench.network_forms import NetworkForms
 from mien.bench.options import guarded
 from mien.bench.random_networks import LAYOUTS, random_network
 from mien.bench.timing import Call, in_turns, significant, watch_of
+from mien.runtime.versions import MEASURED, versions
 
 CALLS = 10
 KINDS: tuple[tuple[str, str], ...] = (
@@ -171,7 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with torch.no_grad():
             found.append(profile_rows(options.model, rows, device))
         about = probe.about()
-        told = {"about": about, "state": probe.state(), "versions": versions(), "weights": "random", "batches": found}
+        told = {
+            "about": about,
+            "state": probe.state(),
+            "versions": versions(MEASURED),
+            "weights": "random",
+            "batches": found,
+        }
         print(report(found[-1]))
         if options.json is not None:
             options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

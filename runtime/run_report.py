@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import sys
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mien.engine.editor import Editor
 from mien.runtime.clock import StageClock, StageClocks
 from mien.runtime.part_file import PartFile, check_output
+from mien.runtime.versions import versions
 
 Box = tuple[int, int, int, int]
-VERSIONED = ("mien", "numpy", "av", "opencv-python-headless", "onnxruntime", "torch")
 
 
 def peak_rss_bytes() -> int:
     """The most memory this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what is installed of the packages that matter."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 @dataclass(slots=True)
