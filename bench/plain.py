@@ -19,9 +19,10 @@ import numpy as np
 
 from mien.engine import edits as methods
 from mien.engine.bundle import Bundle
+from mien.engine.compose import crop_scale
 from mien.engine.config import EngineConfig
 from mien.engine.edits import Method, View
-from mien.engine.face.align import crop_to_frame, ffhq_quad
+from mien.engine.face.align import crop_to_frame, ffhq_quad, widened
 from mien.engine.face.detect import decode, suppress
 from mien.engine.face.mask import GRID_PX, FaceMasks
 from mien.engine.face.points import area, box_crop, invert, transform
@@ -45,7 +46,7 @@ class PlainWay:
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self._regions = method_class.regions(spec, bundle.manifest)
         self._within = spec.region
-        self._size = bundle.manifest.crop_size_px
+        self._size, self._scale = bundle.manifest.crop_size_px, crop_scale(spec, bundle.edits)
         spec = replace(spec, options=(*spec.options, ("whole", 1.0)))
         self._method: Method = method_class(spec, bundle, self._networks)
 
@@ -77,7 +78,7 @@ class PlainWay:
         points = self._points(rgb)
         if points is None:
             return None
-        affine = crop_to_frame(ffhq_quad(points), self._size)
+        affine = crop_to_frame(widened(ffhq_quad(points), self._scale), self._size)
         crop = _crop(rgb, affine, self._size)
         small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
         probabilities = self._networks["parser"](image=np.ascontiguousarray(small.transpose(2, 0, 1)[None]))

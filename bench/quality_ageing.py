@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,22 +11,11 @@ from mien.bench.frame_rgb import lab
 from mien.engine.types import Array
 from mien.export.tiny.face_marks import BAG_RIMS, CROWS, FOLDS, MARIONETTE, Canvas
 
+if TYPE_CHECKING:  # which has a place for this score in its table
+    from mien.bench.quality_scores import Pair
+
 LINE_WIDTH = 0.045  # of the face's size
 AROUND = 0.05  # standard deviation of a place's surroundings, over the square root of the skin's area
-
-
-class Pair(Protocol):
-    """What it needs of a source and a result."""
-
-    source_rgb: Array
-    result_rgb: Array
-
-    @property
-    def meshes(self) -> tuple[Array, Array]:
-        """The judge's (478, 3) points before and after."""
-
-    def region(self, name: str) -> Array | None:
-        """(h, w) bool, where the teachers see a part of the source."""
 
 
 class Ageing:
@@ -34,8 +23,8 @@ class Ageing:
     forehead), by the source's mesh. Younger: how much the skin varies, the RMS of its light less its surroundings'.
 
     Both in units of CIE L, result less source, and 0 for no edit. Neither alone can tell both ways: a young face has no folds
-    to lose, and new lines on lit skin leave its RMS as it was (of painted pairs, whose strength is known, the RMS grows with
-    a positive strength on 93 % of the faces, the folds on all).
+    to lose, and new lines on lit skin leave its RMS as it was. Of painted pairs, whose strength is known, the RMS follows the
+    strength on 86 % of the faces, below 0 alone on 93 %; the folds follow it above 0 on all.
     """
 
     judged = True
