@@ -27,8 +27,10 @@ FORMS: Mapping[str, str] = {
     "fp8": "fused, 8-bit where it wins, captured as a CUDA graph",
     "torch compiled": "torch's operations through torch.compile with CUDA graphs, channels last",
     "fused compiled": "fused, through torch.compile",
+    "fp8 compiled": "fused, 8-bit where it wins, through torch.compile",
 }
-SLOW_FORMS = ("torch compiled", "fused compiled")
+SLOW_FORMS = ("torch compiled", "fused compiled", "fp8 compiled")
+EIGHT_BIT = ("fp8", "fp8 compiled")
 """That take a minute before their first answer."""
 
 Inputs = Mapping[str, Tensor]
@@ -46,7 +48,7 @@ class NetworkForms:
 
     def call(self, form: str, inputs: Inputs) -> Call:
         """A call of the form on these inputs. Raises UnavailableError."""
-        if form in ("graph", "fp8", "torch compiled") and self._device == "cpu":
+        if form in ("graph", *EIGHT_BIT, "torch compiled") and self._device == "cpu":
             raise UnavailableError(f"{form} needs a CUDA device")
         forward = self._module(form)
         tensors = list(inputs.values()) if form == "torch" else _channels_last(inputs.values())
@@ -70,20 +72,19 @@ class NetworkForms:
             module = torch.compile(module, mode="reduce-overhead", dynamic=False)
         elif form not in ("torch", "eager"):
             module = fuse(module)
-        if form == "fused compiled":
+        if form in EIGHT_BIT:
+            module = self._eight_bit(module)
+        if form in ("fused compiled", "fp8 compiled"):
             module = torch.compile(module, fullgraph=True, dynamic=False)
-        made: Forward = self._eight_bit(module) if form == "fp8" else module
+        made: Forward = module
         return made
 
     def _eight_bit(self, module: nn.Module) -> nn.Module:
         """With 8 bits in the layers where they are faster here, at the batch size of `calibrate`."""
         from mien.engine.cuda.device import seconds_of
-        from mien.engine.cuda.float8 import calibrate, choose, convert, measure
+        from mien.engine.cuda.float8 import calibrate, choose, convert, measure, require_float8
 
-        if torch.cuda.get_device_capability(self._device) < (8, 9):
-            raise UnavailableError(
-                f"8-bit products need compute capability 8.9; {torch.cuda.get_device_name()} has less"
-            )
+        require_float8(self._device)
         seen = calibrate(module, [_channels_last(self._calibrate().values())])
         wins = choose(measure(module, seen, seconds_of))
         if not wins:

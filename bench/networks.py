@@ -62,10 +62,10 @@ def cases(
             recorder.fail({"network": name, "model": model}, "", error)
             continue
         forms = NetworkForms(network, recorder.device, partial(network.inputs, 8))
-        for count in (count for count in rows if chosen[count]):
+        for count, some in [(count, some) for count, of in chosen.items() for some in together(of, slow)]:
             yield Case(
                 {"network": name, "model": model, "rows": count, "dtype": named},
-                partial(works, network, forms, ["graph", *chosen[count]] if slow else chosen[count], count),
+                partial(works, network, forms, some, count),
                 flops=float(network.flops * count),
                 dtype=named,
                 against="graph" if slow else "torch",
@@ -73,6 +73,11 @@ def cases(
                 includes="the forward pass, device to device",
                 more={"weights": "random"},
             )
+
+
+def together(forms: Sequence[str], slow: bool) -> list[list[str]]:
+    """Those that are timed in turns: all of them; of slow ones each beside the captured one, so that it is kept once it is made."""
+    return [["graph", form] for form in forms] if slow else [list(forms)] * bool(forms)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

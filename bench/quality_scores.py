@@ -83,10 +83,11 @@ class Blend:
 
     def change(self, pair: Pair, sign: float) -> float | None:
         """Change of the score."""
-        before, after = (self._of(blend) for blend in pair.blends)
+        before, after = (self.of(blend) for blend in pair.blends)
         return after - before
 
-    def _of(self, blend: Mapping[str, float]) -> float:
+    def of(self, blend: Mapping[str, float]) -> float:
+        """The score of blendshapes, or of their changes."""
         low = float(np.mean([blend[k] for k in self.minus])) if self.minus else 0.0
         return float(np.mean([blend[k] for k in self.plus])) - low
 

@@ -236,6 +236,9 @@ def line_of(row: Mapping[str, Any]) -> str:
         parts.append(f"{row['frames_per_s']:>7.4g} frames/s")
     if "drops" in row:
         parts.append(f"p99 {row['p99_ms']:.4g} ms, {row['drops']} of {row['frames']} dropped")
+    if "encode_p50_ms" in row:
+        encode = f"encode p50 {row['encode_p50_ms']:.4g} p99 {row['encode_p99_ms']:.4g} ms"
+        parts.append(f"{encode} on {row['encode_cores']:.3g} cores")
     if "error" in row:
         parts.append(f"error {row['error']:.2g}")
     if "ratio" in row:

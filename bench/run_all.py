@@ -110,7 +110,7 @@ def parts(out: Path, device: str, model: str) -> list[Part]:
         Part("networks", 95, bench("networks")),
         Part("attention tiles", 65, bench("attention_tuning", *tiles, results=False)),
         Part("throughput", 65, bench("throughput", "--streams", "8", "1")),
-        Part("latency", 40, bench("latency", "--length", "8")),
+        Part("latency", 40, bench("latency", "--length", "6", "--encode", "none", "x264")),
         Part("profile", 25, profile),
         Part("peers", 25, bench("peers", *peers)),
     ]

@@ -128,19 +128,21 @@ def throughput(rows: Rows) -> str:
 
 
 def latency(rows: Rows) -> str:
-    """Milliseconds from frame in to frame out, and drops."""
+    """Milliseconds from frame in to frame out, and drops; where frames are encoded too, that apart."""
     body = [
         [
             *(str(row["case"][name]) for name in ("streams", "fps", "frame", "steps", "composition")),
             *(number(row[f"p{p}_ms"]) for p in (50, 95, 99)),
             f"{row['drops']} of {row['frames']}",
             number(row["rows_per_batch"]),
+            row.get("encoder", ""),
+            *(number(row.get(name)) for name in ("encode_p50_ms", "encode_p99_ms", "encode_cores")),
         ]
         for row in rows
         if "drops" in row
     ]
     head = ["streams", "fps", "frame", "steps", "composition", "p50 ms", "p95 ms", "p99 ms", "dropped", "rows a batch"]
-    return grid(head, body)
+    return grid([*head, "encoded by", "encode p50 ms", "p99 ms", "cores"], body)
 
 
 def peers(rows: Rows) -> str:
@@ -197,19 +199,20 @@ def table(name: str, rows: Iterable[Row]) -> str:
         else:
             chosen = last if name == "peaks" else [row for row in last if row["bench"] == name]
         if chosen:
-            parts.append(f"{about(device, chosen[-1], says_what=name != 'peaks')}\n\n{TABLES[name](chosen)}\n")
+            parts.append(f"{about(device, chosen, says_what=name != 'peaks')}\n\n{TABLES[name](chosen)}\n")
     return "\n".join(parts) or f"No rows yet; `{COMMANDS[name]} --results bench/results` adds some.\n"
 
 
-def about(device: str, row: Row, *, says_what: bool = True) -> str:
-    """What a table was measured with, in a line. says_what: and what was."""
+def about(device: str, rows: Rows, *, says_what: bool = True) -> str:
+    """What a table was measured with, in a line, by its last row. says_what: and what was."""
+    row, includes = rows[-1], dict.fromkeys(str(row["includes"]) for row in rows if row.get("includes"))
     of, versions = row.get("about", {}), row.get("versions", {})
     driver = f", driver {of['driver']}" if "driver" in of else ""
     limit = f", {number(of['power_limit_w'])} W" if "power_limit_w" in of else ""
     shown = [f"{name} {versions[name]}" for name in ("torch", "triton", "diffusers") if name in versions]
     weights = ", random weights" if says_what and str(row.get("weights", "")).startswith("random") else ""
     said = f"{device}{limit}{driver}, {', '.join(shown)}{weights}, commit {str(row.get('commit'))[:10]}"
-    return said + (f"; {row['includes']}." if says_what and row.get("includes") else ".")
+    return said + (f"; {'; or '.join(includes)}." if says_what and includes else ".")
 
 
 def fill(text: str, rows: Sequence[Row]) -> str:

@@ -1,6 +1,6 @@
 """The exact-truth test: edit a rendered talking head and compare it with the same head rendered with the change.
 
-    python -m mien.bench.truth --assets DIR [--bundle tiny] [--edit smile ...] [--heads 3] [--frames 12] [--out DIR]
+    python -m mien.bench.truth --assets DIR [--bundle tiny] [--edit smile ...] [--heads 3] [--frames 12] [--judge JUDGE] [--out DIR]
 
 A head (`truth_heads.py`) is drawn as it is and once more with what the edit should do to it; the first goes through the engine, in
 memory, as yuv420p. The truth's size is ours to choose (a clear, ordinary smile), so next to the figures at the edit's full strength
@@ -15,7 +15,8 @@ Every row is an edit at one end of its range; `source` is what doing nothing sco
     share        of the true motion that the network sees done: its displacement source to result, projected on the exact one
     seen         the same of the truth itself: what a perfect edit would get
     cos          of the two displacements: 1 is the right direction
-Frames in which no face is edited are counted as missed and left out. Writes truth.json and EDIT_up.png, EDIT_down.png.
+Frames in which no face is edited are counted as missed and left out. With --judge a second table says what a judge sees of the
+truth and of the edit (`truth_judge.py`). Writes truth.json and EDIT_up.png, EDIT_down.png.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mien.bench import truth_judge
+from mien.bench.frame_rgb import rgb_of
 from mien.bench.truth_heads import TRUTHS, Change, Heads, Take
 from mien.bench.truth_measure import SheetRow, Shot, sheet_row, write_sheet
 from mien.engine.backend import Network, select
@@ -52,7 +55,9 @@ class Renderer(Protocol):
 
 @dataclass(slots=True)
 class Row:
-    """An edit at one end of its range. heads: figures of every head with an edited frame; sheet: some of its frames."""
+    """An edit at one end of its range. heads: figures of every head with an edited frame; sheet: some of its frames; judged: what a
+    judge sees of them.
+    """
 
     edit: str
     strength: float
@@ -60,6 +65,7 @@ class Row:
     missed: int = 0
     heads: list[dict[str, float]] = field(default_factory=list)
     sheet: list[SheetRow] = field(default_factory=list)
+    judged: list[truth_judge.Head] = field(default_factory=list)
 
     def mean(self, key: str) -> float:
         """Of the heads' figures, nan left out."""
@@ -78,6 +84,7 @@ class Row:
         if self.heads:
             best = max(SHARES, key=lambda share: self.mean(f"face_db_at_{share:g}"))
             out |= {"best_share": best, "best_face_db": self.mean(f"face_db_at_{best:g}")}
+            out |= truth_judge.figures(self.edit, self.judged)
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in out.items()}
 
 
@@ -86,8 +93,11 @@ class Test:
 
     __test__ = False
 
-    def __init__(self, bundle: Bundle, heads: Renderer, *, steps: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, heads: Renderer, *, steps: int | None = None, judge: truth_judge.Judge | None = None
+    ) -> None:
         self._bundle, self._heads, self._steps, self._config = bundle, heads, steps, EngineConfig()
+        self._judge = judge
         backend = select(self._config).backend
         self._networks: dict[str, Network] = {n: bundle.load(n, backend, self._config) for n in bundle.networks}
         self._landmarker = Landmarker(self._networks["landmarks"], self._config.num_threads)
@@ -130,6 +140,10 @@ class Test:
                 some = results if share == 1 else self.edited(self._bundle, name, share * strength, shot.frames)[0]
                 figures[f"face_db_at_{share:g}"] = shot.figures(some, keep, self._landmarker)["face_db"]
             row.heads.append({"head": head, **figures})
+            if self._judge is not None:
+                pictures = [rgb_of(results[i]) for i in keep]
+                seen = ([shot.source[i] for i in keep], [shot.truth[i] for i in keep], pictures)
+                row.judged.append(truth_judge.watch(self._judge, *seen))
             for i in {keep[len(keep) // 5], keep[-1]} if len(row.sheet) < PER_SHEET else ():
                 row.sheet.append(sheet_row(shot, results[i], i, f"{name}={strength:g} head {head} frame {i}"))
         return row
@@ -176,7 +190,14 @@ def line(s: Mapping[str, Any]) -> str:
 
 
 def run(
-    bundle: Bundle, heads: Renderer, names: Sequence[str], count: int, frames: int, out: Path, steps: int | None = None
+    bundle: Bundle,
+    heads: Renderer,
+    names: Sequence[str],
+    count: int,
+    frames: int,
+    out: Path,
+    steps: int | None = None,
+    judge: truth_judge.Judge | None = None,
 ) -> dict[str, Any]:
     """Measure, print and write everything; what truth.json holds."""
     chosen = list(names) or list(bundle.edits)
@@ -184,7 +205,7 @@ def run(
     left = [name for name in chosen if name not in TRUTHS]
     print(f"{bundle.name} {bundle.manifest.version} {bundle.sha256[:12]}, {count} heads of {frames} frames")
     print(HEADER)
-    test, rows = Test(bundle, heads, steps=steps), []
+    test, rows = Test(bundle, heads, steps=steps, judge=judge), []
     for name in measurable:
         for strength, change in ends(bundle, name):
             row = test.measure(name, strength, change, range(count), frames)
@@ -194,6 +215,10 @@ def run(
             print(line(rows[-1]), flush=True)
             if row.sheet:
                 write_sheet(out / f"{name}_{'up' if strength > 0 else 'down'}.png", row.sheet)
+    if judged := [r for r in rows if "true_response" in r]:
+        print(truth_judge.HEADER)
+        for r in judged:
+            print(truth_judge.line(f"{r['edit']}={r['strength']:g}", r))
     if left:
         print(f"not measurable this way: {', '.join(left)}")
     about = {
@@ -220,13 +245,15 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=3)
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--steps", type=int, help="denoising steps; the bundle's own where not given")
+    parser.add_argument("--judge", type=Path, help="judge.py, to say what a judge sees of the truth and of the edit")
     parser.add_argument("--out", type=Path, default=Path("out/truth"))
     parser.add_argument("--kept", type=Path, help="drawings are kept there between runs; OUT/kept where not given")
     args = parser.parse_args()
     if args.heads < 1 or args.frames < 1:
         parser.error("--heads and --frames start at 1")
     heads = Heads(args.assets, args.kept or args.out / "kept")
-    run(Bundle.open(args.bundle), heads, args.edit, args.heads, args.frames, args.out, args.steps)
+    judge = truth_judge.Judge(args.judge) if args.judge else None
+    run(Bundle.open(args.bundle), heads, args.edit, args.heads, args.frames, args.out, args.steps, judge)
 
 
 if __name__ == "__main__":

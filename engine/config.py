@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 
 from mien.engine.errors import InputError
 
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "float16", "bfloat16", "float8"]
 Execution = Literal["auto", "eager", "graphs", "compiled"]
 
 MAX_THREADS = 256
@@ -61,7 +61,8 @@ class EngineConfig:
 
     device: "cpu", "cuda" or "cuda:N". backend: a name of `mien.engine.backend.names()`, or "auto": the first usable.
     precision: of the networks' arithmetic; a backend that cannot do it says so. "auto": float32, or int8 where the bundle
-    has a network so and the backend runs it; on CUDA float16 in the networks that make pictures. execution: of torch on CUDA;
+    has a network so and the backend runs it; on CUDA float16 in the networks that make pictures. "float8": so too, and e4m3 in the
+    UNet's linear layers where that is faster on this CUDA device, see cuda/float8_trial.py. execution: of torch on CUDA;
     "graphs" launches each network as a whole, "compiled" so what torch.compile makes of it, "eager" neither; "auto": graphs.
     threads: per network, 0 for `usable_cores()`. frames_at_once: how many frames the caller may finish at a time, which then
     share the threads. batch_size: most rows of a denoiser call, which faces and frames under work then share (see rows.py); 1
@@ -87,6 +88,9 @@ class EngineConfig:
         check_execution(self.execution)
         if self.execution not in (on_cpu := ("auto", "eager")) and self.device == "cpu":
             raise InputError(f"execution is {self.execution!r} on the cpu: use {' or '.join(on_cpu)}, or a CUDA device")
+        if self.precision == "float8" and self.device == "cpu":
+            known = ", ".join(name for name in get_args(Precision) if name != "float8")
+            raise InputError(f"precision is 'float8' on the cpu: use one of {known}, or a CUDA device")
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= MAX_THREADS:
             raise InputError(
                 f"threads is {self.threads!r}: use a whole number from 1 to {MAX_THREADS}, or 0 for all cores"

@@ -14,7 +14,7 @@ from mien.engine.choose import largest
 from mien.engine.clock import Clock, OnTime
 from mien.engine.compose import FaceEdit, FaceEditing, FaceMemory, Placement
 from mien.engine.config import EngineConfig
-from mien.engine.errors import BundleError, EditError
+from mien.engine.errors import BundleError, EditError, UnavailableError
 from mien.engine.face.align import ffhq_quad
 from mien.engine.face.detect import Detector
 from mien.engine.face.gate import turn_weight
@@ -47,8 +47,7 @@ class Editor:
     bundle: a name, a folder or an opened bundle. edits: name -> strength; in the place of those of `spec`. spec:
     everything else the user wants. config: what it runs on. on_time: told how long each part of the work took, from
     whichever thread does it. networks: already loaded ones, by name, in the place of the bundle's files. gathering: where the
-    denoiser's rows meet those of other editors that have the same networks; None for one of its own, as `config` says. `notes`:
-    what a report should say of how it edits.
+    denoiser's rows meet those of other editors that have the same networks; None for one of its own, as `config` says.
     Raises EditError for an edit the bundle does not have or a strength outside its range; BundleError,
     UnavailableError as loading does. With no edit of a strength other than 0 nothing is loaded and every frame comes
     back as the object it was. `survey`, `stream` and `edit_picture` may be used at the same time from different
@@ -76,7 +75,7 @@ class Editor:
         self.selection: Selection | None = None
         self._clock = Clock(on_time)
         self._edit: FaceEditing | None = None
-        self.notes: list[str] = []
+        self._notes: list[str] = []
         self.gathering = gathering
         if gathering is None and self.config.batch_size > 1:
             self.gathering = RowGathering(self.config.batch_sizes, self.config.batch_wait_s)
@@ -87,7 +86,7 @@ class Editor:
     def _load(self, method_class: methods.MethodClass, networks: Mapping[str, Network] | None) -> None:
         manifest = self.bundle.manifest
         if cpp.native is None:
-            self.notes.append(SLOW_KERNELS)
+            self._notes.append(SLOW_KERNELS)
         in_order = method_class.in_order(self.spec, manifest)
         at_once = 1 if in_order else self.config.frames_at_once
         each = replace(self.config, frames_at_once=at_once).for_one_frame()
@@ -118,7 +117,7 @@ class Editor:
             made.append(FaceEdit(spec, manifest.edits, method, regions, parser, size, clock, **options))
         self._edit = made[0] if len(made) == 1 else FacePasses(made)
         if self.config.device != "cpu" and len(made) > 1:
-            self.notes.append(f"{ON_HOST}: the edits want crops of several widths")
+            self._stay_on_host("the edits want crops of several widths")
         elif self.config.device != "cpu":
             self._edit = self._on_device(method, regions, plain, size) or self._edit
         self._detector = Detector(loaded["detector"])
@@ -132,13 +131,26 @@ class Editor:
 
         found = on_device(self.config, self.spec, self.bundle.manifest, method, regions, networks, size, self._clock)
         if isinstance(found, str):
-            self.notes.append(f"{ON_HOST}: {found}")
+            self._stay_on_host(found)
             return None
         return found
+
+    def _stay_on_host(self, why: str) -> None:
+        """Note it. Raises UnavailableError for a precision that only a lane has."""
+        if self.config.precision == "float8":
+            raise UnavailableError(
+                f"precision 'float8' is of edits that stay on the device, and {why}: use float16, or auto"
+            )
+        self._notes.append(f"{ON_HOST}: {why}")
 
     def _format(self, network: str) -> NetworkFormat:
         """Of a network's file; of one that the bundle has not, loading says so."""
         return self.bundle.networks[network].format if network in self.bundle.networks else "onnx"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a report should say of how it edits, in full once it has edited."""
+        return [*self._notes, *getattr(self._edit, "notes", ())]
 
     @property
     def row_counts(self) -> RowCounts | None:

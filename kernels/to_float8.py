@@ -26,7 +26,8 @@ def to_float8_ref(x: Tensor, scale: Tensor) -> Tensor:
 
 def to_float8(x: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
     """x of any shape, floating point and without NaNs -> contiguous float8_e4m3fn of its shape. scale: (1,) float32, above 0; a power
-    of two loses nothing. out: to write into; with it, and a contiguous x, nothing is allocated. Raises ValueError.
+    of two loses nothing. out: to write into; with it, and a contiguous x, nothing is allocated. While torch.compile traces it, it is
+    torch's operations, which become a part of what makes x. Raises ValueError.
     """
     if not x.is_floating_point() or scale.shape != (1,) or scale.dtype != torch.float32 or scale.device != x.device:
         raise ValueError(
@@ -35,7 +36,7 @@ def to_float8(x: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
         )
     if out is not None and (out.shape != x.shape or out.dtype != FLOAT8 or not out.is_contiguous()):
         raise ValueError(f"out must be contiguous {FLOAT8} {tuple(x.shape)}, got {out.dtype} {tuple(out.shape)}")
-    if x.is_cuda:
+    if x.is_cuda and not torch.compiler.is_compiling():
         from mien.kernels.gpu.to_float8 import to_float8 as on_gpu
 
         return on_gpu(x, scale, out)

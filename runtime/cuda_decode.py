@@ -15,10 +15,10 @@ import numpy as np
 from mien.engine.errors import RunError
 from mien.engine.types import Array, Frame
 from mien.runtime.demux import open_input, packets, video_stream
+from mien.runtime.planes import P010_SHIFT
 from mien.runtime.source import VideoReader
 
 CODECS = ("h264", "hevc")
-P016_SHIFT = 6  # of 10 bits in 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _planar(picture: Array, like: Frame) -> tuple[Array, Array, Array]:
     if picture.shape != wanted or picture.dtype != (np.uint16 if deep else np.uint8):
         raise RunError(f"NVDEC gave a picture {picture.shape} {picture.dtype} for a frame of {width}x{height}")
     if deep:
-        picture = picture >> P016_SHIFT
+        picture = picture >> P010_SHIFT
     pairs = picture[height:]
     y, u, v = (np.ascontiguousarray(part) for part in (picture[:height, :width], pairs[:, 0::2], pairs[:, 1::2]))
     return (y.copy() if np.shares_memory(y, picture) else y), u, v

@@ -26,8 +26,8 @@ State = Literal["ok", "none", "warning", "error"]
 _NEEDED = ("numpy", "av", "onnxruntime", "typer", "rich")
 _OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 _OPTIONAL = ("torch", "onnx", "triton", "tensorrt", "onnxruntime-gpu")
-_ENCODERS = {"libx264": "h264", "libx265": "hevc", "ffv1": "ffv1"}
 _PROBE_SIZE = 64
+_PROBE_FRAME = (640, 480)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +93,30 @@ def _native() -> Iterator[Finding]:
 def _encoders() -> Iterator[Finding]:
     try:
         from av.codec import Codec, codecs_available
+
+        from mien.runtime.encoders import ENCODERS
     except ImportError as error:
         yield Finding("encoders", "error", f"PyAV cannot be loaded: {error}", "pip install --force-reinstall av")
         return
     have = []
-    for name, codec in _ENCODERS.items():
+    for codec, name in ENCODERS.items():
         if name in codecs_available and Codec(name, "w").is_encoder:
             have.append(f"{name} ({codec})")
     state: State = "ok" if any(text.startswith("libx264 ") for text in have) else "error"
     fix = "" if state == "ok" else "pip install --force-reinstall av"
     yield Finding("encoders", state, ", ".join(have) or "none", fix)
+    yield from _nvenc()
+
+
+def _nvenc() -> Iterator[Finding]:
+    from mien.runtime.encoders import NVENC, Encoding, nvenc_encoder, why_no_nvenc
+
+    for codec, name in NVENC.items():
+        why = why_no_nvenc(nvenc_encoder(Encoding(codec), "yuv420p"), *_PROBE_FRAME)
+        if why is None:
+            yield Finding(name, "ok", f"{codec} on the GPU")
+        else:
+            yield Finding(name, "none", f"does not open ({why}), not needed: the CPU encodes")
 
 
 def _gpus() -> Iterator[Finding]:

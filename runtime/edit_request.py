@@ -13,13 +13,12 @@ from mien.engine.config import EngineConfig
 from mien.engine.errors import EditError, MediaError
 from mien.engine.spec import MAX_STEPS, EditSpec, Faces
 from mien.runtime.edit_video import VideoJob
+from mien.runtime.encoders import CHOICES, ENCODERS, MAX_CRF, PRESETS, Choice, Codec
 from mien.runtime.part_file import check_output
 from mien.runtime.picture import PICTURE_ENDINGS
-from mien.runtime.sink import ENCODERS, FORMATS, PRESETS, Codec
+from mien.runtime.sink import FORMATS
 
 Kind = Literal["video", "picture"]
-
-MAX_CRF = 51
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class EditRequest:
             "execution": self.config.execution,
             "threads": self.config.num_threads,
             "batch": self._batch(),
-            "encoder": f"{job.codec}, crf {job.crf}, {job.preset}" if self.kind == "video" else "picture",
+            "encoder": self._encoder() if self.kind == "video" else "picture",
             "from_s": job.start_s,
             "to_s": job.stop_s,
             "compare": str(job.compare) if job.compare else None,
@@ -67,6 +66,7 @@ class EditRequest:
             "codec": job.codec,
             "crf": job.crf,
             "preset": job.preset,
+            "encoder": job.encoder,
             "from_s": job.start_s,
             "to_s": job.stop_s,
             "precision": self.config.precision,
@@ -74,6 +74,11 @@ class EditRequest:
             "threads": self.config.num_threads,
             "batch_size": self.config.batch_size,
         }
+
+    def _encoder(self) -> str:
+        job = self.job
+        by = "" if not job.encoding.wants_nvenc else " by NVENC" + ("" if job.encoder == "nvenc" else " where it opens")
+        return f"{job.codec}{by}, crf {job.crf}, {job.preset}"
 
     def _batch(self) -> str:
         if self.config.batch_size == 1:
@@ -109,6 +114,14 @@ def check_encoder(codec: str, crf: int, preset: str) -> Codec:
         if codec == known:
             return known
     raise MediaError(f"unknown codec {codec!r}: use one of {', '.join(ENCODERS)}")
+
+
+def check_choice(encoder: str) -> Choice:
+    """Who encodes, by its name. Raises MediaError."""
+    for known in CHOICES:
+        if encoder == known:
+            return known
+    raise MediaError(f"unknown encoder {encoder!r}: use one of {', '.join(CHOICES)}")
 
 
 def check_part(start_s: float | None, stop_s: float | None) -> None:

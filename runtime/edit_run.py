@@ -102,7 +102,9 @@ def _summary(request: EditRequest, report: RunReport) -> list[str]:
     else:
         passes = f"{report.passes} pass{'es' if report.passes > 1 else ''}"
         counts = f"{report.frames_out} frames, {report.frames_edited} edited"
-        done = f"{report.output}: {counts}, {report.wall_s:.1f} s in {passes}, {fps:.1f} fps"
+        done = (
+            f"{report.output}: {counts}, {report.wall_s:.1f} s in {passes}, {fps:.1f} fps, encoded by {report.encoder}"
+        )
     lines = [done]
     if request.job.compare is not None:
         lines.append(f"{request.job.compare}: source and result side by side")

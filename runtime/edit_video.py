@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +15,10 @@ from mien.runtime.clock import StageClocks
 from mien.runtime.compare import side_by_side, side_by_side_info
 from mien.runtime.cuda_decode import frames_of
 from mien.runtime.cuda_pipeline import Lane, lane_stages
+from mien.runtime.encoders import Choice, Codec, Encoding, choose_encoder
 from mien.runtime.pipeline import Pipeline
 from mien.runtime.run_report import Box, RunReport
-from mien.runtime.sink import FORMATS, Codec, VideoWriter, check_video_output
+from mien.runtime.sink import FORMATS, VideoWriter, check_video_output
 from mien.runtime.source import VideoReader
 from mien.runtime.stage import MapStage, ParallelStage, Stage
 from mien.runtime.stream_copy import check_copy
@@ -75,7 +76,7 @@ class VideoJob:
     """What to do to which file. compare: where the side-by-side goes; its sound is the source's too.
 
     start_s, stop_s: the part, from the beginning of the file. threads: of decoder and encoder, 0 for their own choice. device: whose
-    decoder is tried before the CPU's.
+    decoder is tried before the CPU's, and whose encoder where `encoder` is auto.
     """
 
     source: str
@@ -83,6 +84,7 @@ class VideoJob:
     codec: Codec = "h264"
     crf: int = 18
     preset: str = "veryfast"
+    encoder: Choice = "auto"
     start_s: float | None = None
     stop_s: float | None = None
     compare: Path | None = None
@@ -90,15 +92,27 @@ class VideoJob:
     overwrite: bool = False
     device: str = "cpu"
 
+    @property
+    def encoding(self) -> Encoding:
+        """Of the target."""
+        return Encoding(self.codec, self.crf, self.preset, self.encoder, self.device)
+
+    @property
+    def beside(self) -> Encoding:
+        """Of the side-by-side, which may be too wide for NVENC: that is demanded of the target alone."""
+        return replace(self.encoding, codec="h264", encoder="cpu" if self.encoder == "cpu" else "auto")
+
     def check(self, reader: VideoReader) -> None:
-        """Refuse what cannot be written, before the frames are decoded. Raises MediaError."""
+        """Refuse what cannot be written, before the frames are decoded. Raises MediaError, UnavailableError."""
+        info = reader.info
         if self.compare is not None:
             if os.path.abspath(self.compare) == os.path.abspath(self.target):
                 raise MediaError(f"the side-by-side and the output are the same file {self.target}: give two names")
-            info = side_by_side_info(reader.info)
-            check_video_output(self.compare, info, "h264", self.crf, self.preset, overwrite=self.overwrite)
-        path = check_video_output(self.target, reader.info, self.codec, self.crf, self.preset, overwrite=self.overwrite)
-        check_copy(self.source, reader.info, FORMATS[path.suffix.lower()], path.suffix.lower())
+            check_video_output(self.compare, side_by_side_info(info), self.beside, overwrite=self.overwrite)
+        path = check_video_output(self.target, info, self.encoding, overwrite=self.overwrite)
+        check_copy(self.source, info, FORMATS[path.suffix.lower()], path.suffix.lower())
+        if self.encoder == "nvenc":
+            choose_encoder(self.encoding, info.width, info.height, info.pixel_format)
 
 
 @dataclass(slots=True)
@@ -196,8 +210,9 @@ def _second_pass(
         for writer in writers:
             writer.abort()
         raise
-    report.frames_out = writers[0].frames
+    report.frames_out, report.encoder = writers[0].frames, writers[0].encoder.name
     report.notes += writers[0].notes
+    report.notes += [writer.encoder.note for writer in writers[1:] if writer.encoder.note]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,26 +295,19 @@ def _run(
 
 
 def _writer(job: VideoJob, reader: VideoReader, constant_rate: bool) -> VideoWriter:
-    return VideoWriter(
-        job.target,
-        reader,
-        codec=job.codec,
-        crf=job.crf,
-        preset=job.preset,
-        copy_streams_from=job.source,
-        threads=job.threads,
-        overwrite=job.overwrite,
-        constant_rate=constant_rate,
-    )
+    options = _options(job, job.encoding, constant_rate)
+    return VideoWriter(job.target, reader, copy_streams_from=job.source, **options)
 
 
 def _compare_writer(job: VideoJob, reader: VideoReader, constant_rate: bool, path: Path) -> VideoWriter:
-    info, copied = side_by_side_info(reader.info), job.source
-    options: dict[str, Any] = {"crf": job.crf, "preset": job.preset, "threads": job.threads}
-    options |= {"overwrite": job.overwrite, "constant_rate": constant_rate}
+    info, options = side_by_side_info(reader.info), _options(job, job.beside, constant_rate)
     try:
-        return VideoWriter(path, info, copy_streams_from=copied, **options)
+        return VideoWriter(path, info, copy_streams_from=job.source, **options)
     except MediaError:
         return VideoWriter(
             path, info, **options
         )  # sound that its container cannot hold is no reason to have no picture
+
+
+def _options(job: VideoJob, asked: Encoding, constant_rate: bool) -> dict[str, Any]:
+    return asdict(asked) | {"threads": job.threads, "overwrite": job.overwrite, "constant_rate": constant_rate}

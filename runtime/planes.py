@@ -28,6 +28,9 @@ TAG_OF_MATRIX: dict[Matrix, int] = {"bt601": 6, "bt709": 1, "bt2020": 9}
 TAG_OF_RANGE: dict[ColorRange, int] = {"limited": 1, "full": 2}
 _SWS_OF_MATRIX: dict[Matrix, int] = {"bt601": 5, "bt709": 1, "bt2020": 9}
 
+P010_SHIFT = 6
+"""Of a code of 10 bits in P010's 16."""
+
 HD_LINES = 720
 """Pictures of unspecified matrix are BT.601 below this many lines and BT.709 from there."""
 
@@ -65,11 +68,15 @@ def layout_of(frame: av.VideoFrame) -> PlaneLayout:
 def _plane_view(plane: av.video.plane.VideoPlane, dtype: type[np.uint8] | type[np.uint16]) -> Array:
     """Writable view (rows, columns) of a plane without its padding."""
     item = np.dtype(dtype).itemsize
-    rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width * item].view(dtype)
+    return _rows(plane)[:, : plane.width * item].view(dtype)
 
 
-def _dtype_of(pixel_format: PixelFormat) -> type[np.uint8] | type[np.uint16]:
+def _rows(plane: av.video.plane.VideoPlane) -> Array:
+    """Writable view (rows, bytes) of a plane with its padding."""
+    return np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
+
+
+def _dtype_of(pixel_format: str) -> type[np.uint8] | type[np.uint16]:
     return np.uint16 if pixel_format == "yuv420p10le" else np.uint8
 
 
@@ -99,11 +106,22 @@ def _converted(frame: av.VideoFrame, layout: PlaneLayout) -> av.VideoFrame:
     )
 
 
-def video_frame(planes: tuple[Array, Array, Array], pixel_format: PixelFormat) -> av.VideoFrame:
-    """A new PyAV frame that holds copies of Y (H, W), U and V (ceil(H/2), ceil(W/2))."""
+def video_frame(planes: tuple[Array, Array, Array], layout: str) -> av.VideoFrame:
+    """A new PyAV frame that holds copies of Y (H, W), U and V (ceil(H/2), ceil(W/2)).
+
+    layout: yuv420p or yuv420p10le, as the planes are; or p010le for 10 bit, where each code has the high bits of 16, and each V lies
+    behind its U.
+    """
     height, width = planes[0].shape
-    frame = av.VideoFrame(width, height, pixel_format)
-    dtype = _dtype_of(pixel_format)
+    frame = av.VideoFrame(width, height, layout)
+    if layout == "p010le":
+        y, pairs = (_rows(plane).view(np.uint16) for plane in frame.planes)
+        columns = planes[1].shape[1]
+        views = (y[:, :width], pairs[:, 0 : 2 * columns : 2], pairs[:, 1 : 2 * columns : 2])
+        for view, values in zip(views, planes, strict=True):
+            np.left_shift(values, P010_SHIFT, out=view)
+        return frame
+    dtype = _dtype_of(layout)
     for plane, values in zip(frame.planes, planes, strict=True):
         _plane_view(plane, dtype)[...] = values
     return frame

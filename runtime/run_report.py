@@ -28,7 +28,8 @@ class RunReport:
     """One run. frames_passed_through: not edited, for whatever reason; frames_failed: of those, because an edit failed.
 
     paste_boxes: (frame, x0, y0, x1, y1), frame counted from 0 in the result. tracks: faces followed in the clip.
-    wall_s: all passes. fps: frames_in / wall_s. notes: what a reader or writer did that the user should know.
+    encoder: FFmpeg's name of what made the file, None for a picture. wall_s: all passes. fps: frames_in / wall_s.
+    notes: what a reader or writer did that the user should know.
     """
 
     input: str
@@ -41,6 +42,7 @@ class RunReport:
     frames_dropped: int = 0
     passes: int = 1
     tracks: int = 0
+    encoder: str | None = None
     paste_boxes: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     wall_s: float = 0.0
     clocks: StageClocks = field(default_factory=StageClocks)
@@ -63,6 +65,7 @@ class RunReport:
             "frames_dropped": self.frames_dropped,
             "passes": self.passes,
             "tracks": self.tracks,
+            "encoder": self.encoder,
             "paste_boxes": [list(box) for box in self.paste_boxes],
             "wall_s": round(self.wall_s, 4),
             "fps": round(self.frames_in / self.wall_s, 3) if self.wall_s > 0 else 0.0,

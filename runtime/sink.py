@@ -7,7 +7,7 @@ from collections import deque
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import av
 from av.error import FFmpegError
@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from mien.engine.errors import MediaError, RunError
 from mien.engine.types import Frame
+from mien.runtime.encoders import Choice, Codec, Encoding, choose_encoder
 from mien.runtime.held_signals import HeldSignals
 from mien.runtime.part_file import PartFile, check_output, write_failure
 from mien.runtime.planes import TAG_OF_MATRIX, TAG_OF_RANGE, video_frame
@@ -22,30 +23,20 @@ from mien.runtime.source import VideoReader
 from mien.runtime.stream_copy import StreamCopy
 from mien.runtime.video_info import VideoInfo
 
-Codec = Literal["h264", "hevc", "ffv1"]
-ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "ffv1": "ffv1"}
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo".split()
 MAX_DTS_LAG_S = Fraction(1, 2)
 MIN_FOREIGN_ORIGIN_S = Fraction(1, 2)
 
 
 def check_video_output(
-    out: str | os.PathLike[str],
-    info: VideoInfo,
-    codec: Codec,
-    crf: int = 18,
-    preset: str = "veryfast",
-    *,
-    overwrite: bool = False,
+    out: str | os.PathLike[str], info: VideoInfo, asked: Encoding, *, overwrite: bool = False
 ) -> Path:
     """Refuse what cannot be written, before anything is decoded. Raises MediaError."""
-    path = check_output(out, info.path, overwrite=overwrite)
+    path, codec = check_output(out, info.path, overwrite=overwrite), asked.codec
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise MediaError(f"the output's ending {suffix or '(none)'} is not a video: use one of {' '.join(FORMATS)}")
-    if codec not in ENCODERS:
-        raise MediaError(f"unknown codec {codec}: use one of {' '.join(ENCODERS)}")
+    asked.check()
     if codec == "ffv1" and FORMATS[suffix] == "mov":
         raise MediaError("ffv1 does not go into .mov: write .mkv or .mp4")
     if codec != "ffv1" and (info.width % 2 or info.height % 2):
@@ -53,10 +44,6 @@ def check_video_output(
             f"{codec} cannot hold the odd size {info.width}x{info.height}: use --codec ffv1 with .mkv or .mp4,"
             " or scale the source to an even size"
         )
-    if codec != "ffv1" and not 0 <= crf <= 51:
-        raise MediaError(f"crf is {crf}: give 0 (lossless or best) to 51 (worst)")
-    if codec != "ffv1" and preset not in PRESETS:
-        raise MediaError(f"unknown preset {preset}: use one of {' '.join(PRESETS)}")
     return path
 
 
@@ -67,7 +54,9 @@ class VideoWriter:
     copy_streams_from: the file whose audio and subtitles are copied, None for none.
     constant_rate: every pts step and duration is the same. Files of the mp4 family store decode-time differences as
         durations, so B-frames there need this to be True; otherwise frames are written without reordering.
-    `notes` tells what was left out. One thread uses it. Raises MediaError before a frame is written, RunError after.
+    encoder, device: see `Encoding`; `encoder` then is the one that was taken.
+    `notes` tells what was left out. One thread uses it. Raises MediaError, and UnavailableError where `nvenc` does not open, before a
+    frame is written, RunError after.
     """
 
     def __init__(
@@ -78,20 +67,24 @@ class VideoWriter:
         codec: Codec = "h264",
         crf: int = 18,
         preset: str = "veryfast",
+        encoder: Choice = "auto",
+        device: str = "cpu",
         copy_streams_from: str | os.PathLike[str] | None = None,
         threads: int = 0,
         overwrite: bool = False,
         constant_rate: bool = False,
     ) -> None:
         info = source.info if isinstance(source, VideoReader) else source
-        self.path = check_video_output(out, info, codec, crf, preset, overwrite=overwrite)
-        self.notes: list[str] = []
+        asked = Encoding(codec, crf, preset, encoder, device)
+        self.path = check_video_output(out, info, asked, overwrite=overwrite)
         self.frames = 0
         self._moved = 0
         self._info = info
         self._suffix = self.path.suffix.lower()
         self._stores_dts_steps = FORMATS[self._suffix] in ("mp4", "mov")
         self._reorders = constant_rate or not self._stores_dts_steps
+        self.encoder = choose_encoder(asked, info.width, info.height, info.pixel_format, reorders=self._reorders)
+        self.notes = [self.encoder.note] if self.encoder.note else []
         self._pending: deque[tuple[int, int]] = deque()
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
@@ -105,7 +98,7 @@ class VideoWriter:
         try:
             with HeldSignals():  # the header is written by the thread that handles signals
                 self._output = av.open(self._part, "w", format=FORMATS[self._suffix], container_options=options)
-                self._stream = self._add_video(codec, crf, preset, threads)
+                self._stream = self._add_video(codec, threads)
                 if copy_streams_from is not None:
                     self._copy = StreamCopy(os.fspath(copy_streams_from), info, self._output, self._suffix)
                     self.notes += self._copy.notes
@@ -122,20 +115,13 @@ class VideoWriter:
             self.abort()
             raise
 
-    def _add_video(self, codec: Codec, crf: int, preset: str, threads: int) -> VideoStream:
-        info = self._info
-        options = {} if codec == "ffv1" else {"crf": str(crf), "preset": preset}
-        if codec == "ffv1":
-            options |= {"level": "3", "slicecrc": "1"}
-        if codec == "hevc":
-            options["x265-params"] = "log-level=none" + ("" if self._reorders else ":bframes=0")
-        elif codec == "h264" and not self._reorders:
-            options["bf"] = "0"
+    def _add_video(self, codec: Codec, threads: int) -> VideoStream:
+        info, encoder = self._info, self.encoder
         rate = info.average_rate or Fraction(25)
-        stream = self._output.add_stream(ENCODERS[codec], rate=rate, options=options)
+        stream = self._output.add_stream(encoder.name, rate=rate, options=dict(encoder.options))
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
-        context.width, context.height, context.pix_fmt = info.width, info.height, info.pixel_format
+        context.width, context.height, context.pix_fmt = info.width, info.height, encoder.pixel_format
         context.time_base = info.time_base
         stream.time_base = info.time_base
         context.thread_count = threads
@@ -172,7 +158,7 @@ class VideoWriter:
         if self._shift_s is None:
             self._shift_s = self._first_shift(frame)
         pts = self._place(frame)
-        picture = video_frame(frame.planes, frame.pixel_format)
+        picture = video_frame(frame.planes, self.encoder.pixel_format)
         picture.pts, picture.time_base = pts, info.time_base
         picture.color_range, picture.colorspace = self._stream.codec_context.color_range, int(info.matrix_tag)
         duration = frame.duration or self._step()

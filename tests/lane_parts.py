@@ -208,8 +208,9 @@ def lane_of(
     batches: tuple[int, ...] = (1, 2, 4),
     tracks: int = 6,
     graphs: Any = None,
+    **more: Any,
 ) -> tuple[FaceLane, Pixels]:
-    """A lane over a pool of frames on a device, in the precision of its networks; every track has been told."""
+    """A lane over a pool of frames on a device, in the precision of its networks; every track has been told. more: of the lane."""
     streams = streams or HostStreams()
     source, edited = (pool(frames, streams.device, layout) for _ in range(2))
     pixels = Pixels(source, edited, **COLOUR)
@@ -220,7 +221,7 @@ def lane_of(
     )
     networks = LaneNetworks(parts["unet"], parts["vae_encoder"], parts["vae_decoder"])
     sizes = LaneSizes(PX, soft_px, batches, tracks)
-    lane = FaceLane(networks, spec, pixels, sizes, streams, graphs)
+    lane = FaceLane(networks, spec, pixels, sizes, streams, graphs, **more)
     stream = streams.stream()
     for slot in range(tracks):
         track = FaceTrack(slot)
@@ -258,11 +259,11 @@ def method_of(edit: Edit) -> PromptEdit:
     return method
 
 
-def edit_of(edit: Edit, streams: Streams, parts: Mapping[str, Any], new_graphs: Any = None) -> LaneEdit:
-    """A `LaneEdit` of crops of 128 pixels, two faces a call."""
+def edit_of(edit: Edit, streams: Streams, parts: Mapping[str, Any], new_graphs: Any = None, **more: Any) -> LaneEdit:
+    """A `LaneEdit` of crops of 128 pixels, two faces a call. more: its other options."""
     manifest: Any = SimpleNamespace(latent_channels=4, edits={})
     spec, method = EditSpec(prompt="a face"), method_of(edit)
-    options: dict[str, Any] = {"batches": (1, 2), "new_graphs": new_graphs}
+    options: dict[str, Any] = {"batches": (1, 2), "new_graphs": new_graphs, **more}
     return LaneEdit(spec, manifest, method, ("all",), parts, 2 * PX, Clock(), streams, **options)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mien.engine.cuda.graphs import Graph
-from mien.engine.cuda.streams import own_stream
+from mien.engine.cuda.streams import ONE_CAPTURE, own_stream
 
 
 class TorchCuda:
@@ -79,13 +79,15 @@ def _best_convolutions() -> Iterator[None]:
 
 
 def seconds_of(work: Callable[[], object], calls: int = 20, turns: int = 5) -> float:
-    """How long one call of `work` takes the device: the median of `turns` launches of a graph of `calls`, without the host's share."""
+    """How long one call of `work` takes the current device: the median of `turns` launches of a graph of `calls`, without the host's
+    share. Other threads may go on using the device, which then is slower.
+    """
     stream, graph = own_stream(torch.device("cuda")), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             work()
-    with torch.cuda.graph(graph, stream=stream):
+    with ONE_CAPTURE, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         for _ in range(calls):
             work()
     taken = []

@@ -14,6 +14,7 @@ import numpy as np
 
 from mien.engine.clock import Clock
 from mien.engine.compose import FaceMemory, PixelBox, Placement, Planes, crop_scale
+from mien.engine.cuda.float8_trial import Float8Trial
 from mien.engine.cuda.frame_pool import FrameForm, FrameOnDevice, FramePool
 from mien.engine.cuda.graphs import Graphs
 from mien.engine.cuda.lane import FaceLane, LaneNetworks, LaneRow, LaneSizes
@@ -69,7 +70,8 @@ class LaneEdit:
     """Edits faces for one spec on a device; see the file's first lines, and `FaceEdit`, whose place it takes.
 
     parts: modules by name: unet, vae_encoder, vae_decoder, parser. batches: how many faces the lane takes at a time. new_graphs: makes
-    what records graphs of its own; None to run eagerly. `begin` and `mask` come in frame order, each in one thread.
+    what records graphs of its own; None to run eagerly. compiles, trial: see `FaceLane`. `begin` and `mask` come in frame order, each in
+    one thread.
     """
 
     frames_at_once = 1
@@ -88,11 +90,14 @@ class LaneEdit:
         batches: tuple[int, ...] = BATCHES,
         threads: int = 1,
         new_graphs: Callable[[], Graphs] | None = None,
+        compiles: bool = False,
+        trial: Float8Trial | None = None,
     ) -> None:
         self.method, self.crop_px, self.most = method, crop_px, batches[-1]
         self._scale = crop_scale(spec, manifest.edits)
         self._regions, self._within, self._parts = regions, spec.region, parts
         self._clock, self._streams, self._new_graphs, self._threads = clock, streams, new_graphs, threads
+        self._compiles, self._trial = compiles, trial
         wishes, model = method.wishes, method.model
         self._spec = LaneSpec(
             model.schedule,
@@ -118,6 +123,11 @@ class LaneEdit:
     def counts(self) -> RowCounts:
         """Calls of the lane, and the faces that were their rows."""
         return RowCounts() if self._session is None else self._session.lane.counts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report should say of the networks, once all is edited."""
+        return () if self._trial is None else (self._trial.note,)
 
     def crop(self, frame: Frame, affine: Array) -> Array:
         """(3, S, S) float32 RGB in [-1, 1] of a frame, on the host; for codes, of which a track needs few."""
@@ -215,6 +225,7 @@ class LaneEdit:
         first, second = (None, None) if self._new_graphs is None else (self._new_graphs(), self._new_graphs())
         parser = self._parts["parser"]
         parsing = Parsing(parser, pixels, self.crop_px, self._streams, WAITING_FACES, first)
-        lane = FaceLane(networks, self._spec, pixels, self._sizes, self._streams, second)
+        how: Any = {"compiles": self._compiles, "trial": self._trial}
+        lane = FaceLane(networks, self._spec, pixels, self._sizes, self._streams, second, **how)
         lane.prepare(self._stream)
         return _Session(pool, parsing, lane, TrackSlots(self._sizes.tracks))

@@ -1,8 +1,8 @@
 """Products in 8-bit floats (e4m3, Micikevicius et al. 2022) with one scale for each tensor, in the layers where they are faster.
 
-    amax = calibrate(module, samples)                # the largest input of every layer, on real inputs
-    times = measure(module, amax, seconds)           # of both kinds of every layer, on this GPU
-    convert(module, amax, choose(times))             # keeps 8 bits where they win
+    seen = calibrate(module, samples)                # the largest input of every layer, on real inputs; or by a `Watch`
+    times = measure(module, seen, seconds)           # of both kinds of every layer, on this GPU
+    convert(module, seen, choose(times))             # keeps 8 bits where they win
 
 Linear layers, among them convolutions of one pixel once a network is fused. Convolutions of 3 x 3 stay: torch has no 8-bit
 convolution for CUDA, and a product over unfolded pixels would read nine times the memory.
@@ -13,19 +13,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
-from mien.engine.errors import InputError
+from mien.engine.errors import InputError, UnavailableError
 from mien.engine.networks.sd_blocks import TimeEmbedding
 from mien.kernels.to_float8 import LARGEST, to_float8
 
 MULTIPLE = 16
 """Of what a layer reads and answers, for the tensor cores to take it."""
 
+CAPABILITY = (8, 9)
+"""The least compute capability with 8-bit products."""
+
 Seconds = Callable[[Callable[[], object]], float]
+
+
+def require_float8(device: str) -> None:
+    """Raise UnavailableError where a CUDA device has no 8-bit products."""
+    if (found := torch.cuda.get_device_capability(device)) < CAPABILITY:
+        raise UnavailableError(
+            f"8-bit products need compute capability {'.'.join(map(str, CAPABILITY))}, {torch.cuda.get_device_name(device)} has"
+            f" {'.'.join(map(str, found))}: use float16"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +113,42 @@ def candidates(module: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+class Watch:
+    """Sees what the candidates of a module are given, in all calls while it is entered; it may be entered again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._layers = candidates(module)
+        self._largest, self._rows = dict[str, Tensor](), dict[str, int]()
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> Watch:
+        self._hooks = [part.register_forward_pre_hook(partial(self._see, name)) for name, part in self._layers.items()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def seen(self) -> dict[str, Seen]:
+        """Of every layer that was called, and whose inputs were finite. Waits for the device."""
+        found = {name: Seen(float(amax), self._rows[name]) for name, amax in self._largest.items()}
+        return {name: seen for name, seen in found.items() if math.isfinite(seen.amax)}
+
+    def _see(self, name: str, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        (x,) = given
+        amax = x.detach().abs().amax().float()
+        self._largest[name] = torch.maximum(self._largest[name], amax) if name in self._largest else amax
+        self._rows[name] = max(self._rows.get(name, 0), x.numel() // x.shape[-1])
+
+
 def calibrate(module: nn.Module, samples: Iterable[Sequence[Tensor]]) -> dict[str, Seen]:
     """Call the module, eager, with each sample's tensors; what its candidates were given. Raises InputError without a sample."""
-    largest, rows = dict[str, Tensor](), dict[str, int]()
-
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            (x,) = given
-            amax = x.detach().abs().amax().float()
-            largest[name] = torch.maximum(largest[name], amax) if name in largest else amax
-            rows[name] = max(rows.get(name, 0), x.numel() // x.shape[-1])
-
-        return see
-
-    hooks = [part.register_forward_pre_hook(watch(name)) for name, part in candidates(module).items()]
-    try:
-        with torch.no_grad():
-            for sample in samples:
-                module(*sample)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not largest:
+    with torch.no_grad(), Watch(module) as watch:
+        for sample in samples:
+            module(*sample)
+    if not (seen := watch.seen()):
         raise InputError("no layer was seen at work: give one or more samples, and a module with linear layers")
-    return {name: Seen(float(amax), rows[name]) for name, amax in largest.items()}
+    return seen
 
 
 def measure(module: nn.Module, seen: Mapping[str, Seen], seconds: Seconds) -> dict[str, Times]:

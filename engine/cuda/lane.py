@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mien.engine.cuda.float8_trial import Float8Trial
 from mien.engine.cuda.graphs import Graphs, own_key
 from mien.engine.cuda.lane_spec import LaneSpec
 from mien.engine.cuda.pixels import Pixels
@@ -88,6 +89,7 @@ class LaneRow:
 class FaceLane:
     """Edits faces in the frames of `pixels`. graphs: records the batch sizes; None to run eagerly. One thread at a time.
 
+    compiles: whether torch.compile is given the UNet, before it is recorded. trial: of the UNet; calls are eager until it is settled.
     latents: of the last call, for tests. counts: calls, and faces as their rows.
     """
 
@@ -99,12 +101,15 @@ class FaceLane:
         sizes: LaneSizes,
         streams: Streams,
         graphs: Graphs | None = None,
+        *,
+        compiles: bool = False,
+        trial: Float8Trial | None = None,
     ) -> None:
         weight = next(networks.unet.parameters())
         side, most = sizes.crop_px // sizes.factor, sizes.batches[-1]
         self._networks, self._spec, self._pixels, self._sizes = networks, spec, pixels, sizes
         self._dtype, self._graphs, self.counts = weight.dtype, graphs, RowCounts()
-        self._key = own_key("lane")
+        self._key, self._compiles, self._trial = own_key("lane"), compiles, trial
         latents = (sizes.channels, side, side)
         self._denoiser = RowDenoiser(networks.unet, spec, latents, tracks=sizes.tracks, most=most, dtype=weight.dtype)
         packed = Rows(_fields(sizes.mask_px), most)
@@ -130,7 +135,7 @@ class FaceLane:
         return self._denoiser.has_bank
 
     def prepare(self, stream: Stream) -> None:
-        """Record every batch size; where it is not called, a size is recorded when it is first wanted."""
+        """Record every batch size, unless a trial is under way; where it is not called, a size is recorded when it is first wanted."""
         for size in self._sizes.batches:
             self._record(size, stream)
 
@@ -146,13 +151,21 @@ class FaceLane:
         if not 0 < len(rows) <= self.most:
             raise ShapeError(f"{len(rows)} faces in a call of a lane; accepted: 1 to {self.most}")
         size = next(size for size in self._sizes.batches if size >= len(rows))
+        trial = self._trial_under_way()
+        if trial is not None:
+            size = len(rows)  # rows of no frame are not what it is about
         self._record(size, stream)
         self._fill(rows)
         self._staging.send(self._rows, stream)
-        stream.run(lambda: self._launch(size))
+        stream.run(lambda: self._launch(size) if trial is None else trial.run(lambda: self._work(size)))
+        if trial is not None:
+            self.prepare(stream)
         self.counts.calls += 1
         self.counts.rows += len(rows)
         self.counts.padded += size - len(rows)
+
+    def _trial_under_way(self) -> Float8Trial | None:
+        return None if self._trial is None or self._trial.is_settled else self._trial
 
     def _fill(self, rows: Sequence[LaneRow]) -> None:
         """Write rows, and rows of no frame after them, into the next pinned block."""
@@ -187,8 +200,10 @@ class FaceLane:
     def _record(self, size: int, stream: Stream) -> None:
         """Capture a size; on rows of no frame, because recording runs the work."""
         graphs = self._graphs
-        if graphs is None or graphs.find((self._key, size)) is not None:
+        if graphs is None or self._trial_under_way() is not None or graphs.find((self._key, size)) is not None:
             return
+        if self._compiles:
+            self._denoiser.compile()
         self._fill([])
         self._staging.send(self._rows, stream)
         stream.run(lambda: graphs.capture((self._key, size), lambda raw: self._work(size), {"raw": self._rows.raw}))

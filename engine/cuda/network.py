@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mien.engine.backend import Network, bind, output_shape
-from mien.engine.backends.torch import TorchNetwork
+from mien.engine.backends.torch import TorchNetwork, sent
 from mien.engine.config import EngineConfig
 from mien.engine.cuda.device import TorchCuda
+from mien.engine.cuda.float8 import require_float8
+from mien.engine.cuda.fold import fold
 from mien.engine.cuda.fuse import fuse
 from mien.engine.cuda.graphs import Captured, Graphs
 from mien.engine.errors import InputError, ShapeError
@@ -23,18 +25,23 @@ MOST_GRAPHS = 24
 
 PICTURE_MAKERS = ("sd_unet", "sd_controlnet", "taesd", "autoencoder_kl")
 """Modules that are fused, compiled if that is asked for, and in half precision if nothing else is. The others find and measure: a
-coordinate in float16 jitters by a sixteenth of a pixel.
+coordinate in float16 jitters by a sixteenth of a pixel. Of these, batch norms are folded.
 """
 
 
 def load_on_gpu(spec: NetworkSpec, module: nn.Module, config: EngineConfig) -> Network:
-    """A module with its weights, on the CPU, as a network of a CUDA device, as the config's precision and execution say."""
+    """A module with its weights, on the CPU, as a network of a CUDA device, as the config's precision and execution say.
+
+    Which layers are 8-bit is chosen later, by who calls them. Raises UnavailableError on a device that has no such products.
+    """
     makes_pictures = spec.architecture.name.partition(".")[0] in PICTURE_MAKERS
     precision = config.precision
-    if precision == "auto":
+    if precision == "float8":
+        require_float8(config.device)
+    if precision in ("auto", "float8"):
         precision = "float16" if makes_pictures else "float32"
     dtype: torch.dtype = getattr(torch, precision)
-    module = (fuse(module) if makes_pictures else module).to(device=config.device, dtype=dtype)
+    module = (fuse(module) if makes_pictures else fold(module)).to(device=config.device, dtype=dtype)
     if config.execution == "eager":
         return TorchNetwork(spec, module, config.device, dtype)
     if config.execution == "compiled" and makes_pictures:
@@ -79,6 +86,12 @@ class CapturedNetwork(TorchNetwork):
         key = self._key(tensors)
         with self.graphs.turn():
             return self.graphs.find(key) or self._capture(key)
+
+    def _to_host(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Out of the graph's own outputs."""
+        with self.graphs.turn():
+            graph = self.captured(given)
+            return sent(dict(zip(self.spec.outputs, graph(into=None, **given), strict=True)))
 
     def warm_up(self, batch_sizes: Sequence[int], sizes: Mapping[str, int] | None = None) -> None:
         """Capture graphs for batches "B", the largest first, whose memory the others share.

@@ -7,8 +7,9 @@ from typing import Any
 
 from mien.engine.clock import Clock
 from mien.engine.config import EngineConfig
-from mien.engine.cuda.device import TorchCuda
+from mien.engine.cuda.device import TorchCuda, seconds_of
 from mien.engine.cuda.face_edit import BATCHES, PARTS, LaneEdit
+from mien.engine.cuda.float8_trial import Float8Trial
 from mien.engine.cuda.graphs import Graphs
 from mien.engine.cuda.streams import CudaStreams
 from mien.engine.face.mask import GRID_PX
@@ -44,6 +45,8 @@ def on_device(
         batches=config.batch_sizes if config.batch_size > 1 else BATCHES,
         threads=config.num_threads,
         new_graphs=None if config.execution == "eager" else lambda: Graphs(TorchCuda(config.device)),
+        compiles=config.execution == "compiled",
+        trial=Float8Trial(parts["unet"], seconds_of) if config.precision == "float8" else None,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ class RowDenoiser:
     ) -> None:
         device = next(unet.parameters()).device
         self._unet, self._spec, self._tracks, self._dtype = unet, spec, tracks, dtype
+        self._call: Any = unet.predict
         steps, names, layers = len(spec.timesteps), len(spec.names), unet.layers
         self._has_codes = any("wplus" in name for name, _ in unet.named_parameters())
         given = [("text", TEXT_TOKENS)] + [("w", W_TOKENS)] * self._has_codes
@@ -81,6 +83,11 @@ class RowDenoiser:
     def nowhere(self) -> int:
         """The bank's line that nobody reads."""
         return self._tracks
+
+    def compile(self) -> None:
+        """Call what torch.compile makes of the UNet from now on; its layers must stay what they are."""
+        # As a whole, or it raises: what torch cannot trace, or traces anew too often, would otherwise run eager unnoticed.
+        self._call = torch.compile(self._unet.predict, fullgraph=True, dynamic=False)
 
     def line(self, slot: int, frame: Held) -> int:
         """The bank's line of a track's anchor or previous frame."""
@@ -162,7 +169,8 @@ class RowDenoiser:
         ]
         latents = rows.flatten(0, 1).to(self._dtype, memory_format=torch.channels_last)
         guidance = self._guidance.index_select(0, faces.track).flatten()
-        prediction, own = self._unet.predict(latents, self._timesteps[i, :count], inputs, guidance=guidance)
+        prediction: Tensor
+        prediction, own = self._call(latents, self._timesteps[i, :count], inputs, guidance=guidance)
         if self._bank is not None:
             named = {
                 f"{kind}_{number}": t for number, pair in enumerate(own) for kind, t in zip("kv", pair, strict=True)

@@ -55,6 +55,8 @@ class TrackerOptions:
     detect_every: int = 8
     empty_every: int = 2
     confirm_every: int = 2
+    crowd: int = 3
+    crowd_every: int = 4
     score_new: float = 0.5
     presence_new: float = 0.75
     presence_keep: float = 0.35
@@ -158,6 +160,8 @@ class Tracker:
         if any(t.missing for t in self._tracks):
             return True
         every = options.empty_every if not self._tracks else options.detect_every
+        if len(self._tracks) >= options.crowd:
+            every = options.crowd_every
         if any(not t.confirmed for t in self._tracks):
             every = options.confirm_every
         return self._since_detection >= every

@@ -16,6 +16,7 @@ Without a checkpoint it goes on from a `final.pt` that is there; edits it does n
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,8 @@ DIRECTION_STD, T_VAL = 0.3, 300
 OFTENER = {"age": 4.0, "smile": 2.5, "eyes_closed": 2.5, "mouth_open": 2.0, "lipstick": 2.0, "beard": 0.3}
 NOTHING_SHARE, LATER_SHARE, SEEN_SHARE = 0.04, 0.35, 0.25
 SHARPNESS, SHARP_STEPS = 0.5, 4000
-_SILENT = ("trunk.draw.conv2.weight", "trunk.draw.conv2.bias", "trunk.draw.skip.bias")
 RECIPE = Recipe(1e-3, 2e-5, 1e-3, average=0.998)
+ON_RECIPE = replace(RECIPE, peak_lr=5e-4)  # to go on with: what was learned is kept, changed pairs are learned
 
 
 class EditModel(nn.Module):
@@ -115,28 +116,12 @@ def code_change(directions: Tensor, strengths: Tensor) -> Tensor:
 def go_on_from(model: EditModel, path: Path) -> None:
     """Give a model the weights of a `final.pt`, and its directions by name."""
     saved = torch.load(path, weights_only=True)
-    model.difference.load_state_dict(widened(saved["difference"], model.difference.state_dict()))
+    model.difference.load_state_dict(saved["difference"])
     model.w_encoder.load_state_dict(saved["w_encoder"])
     with torch.no_grad():
         for e, name in enumerate(EDITS):
             if name in saved["directions"]:
                 model.directions[e].copy_(saved["directions"][name])
-
-
-def widened(saved: dict[str, Tensor], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network that knew of no face coordinates in one that does, which they do not change yet."""
-    if "atlas" in saved:
-        return saved
-    out = fresh | saved
-    width = fresh["trunk.draw.skip.weight"].shape[0]
-    known = {
-        "trunk.conv_in.weight": saved["trunk.conv_in.weight"],
-        "trunk.draw.skip.weight": torch.eye(width)[:, :, None, None],
-    }
-    for key, old in known.items():
-        out[key] = torch.zeros_like(fresh[key])
-        out[key][:, : old.shape[1]] = old
-    return out | {key: torch.zeros_like(out[key]) for key in _SILENT}
 
 
 @torch.no_grad()
@@ -168,7 +153,8 @@ def run(args: Arguments) -> None:
     decoder.load_state_dict(saved["decoder"])
     decoder.to(args.device)
     model = EditModel(pairs.latent_shape[0]).to(args.device)
-    if (folder / "final.pt").exists() and not (folder / "checkpoint.pt").exists():
+    recipe = ON_RECIPE if (folder / "final.pt").exists() else RECIPE
+    if recipe is ON_RECIPE and not (folder / "checkpoint.pt").exists():
         go_on_from(model, folder / "final.pt")
         print("difference: goes on from final.pt", flush=True)
 
@@ -180,7 +166,7 @@ def run(args: Arguments) -> None:
         scores = validate(average, pairs, noiser, decoder, folder / "sheet.png", 28)
         return "val(28) " + " ".join(f"{name} {score:.3f}" for name, score in scores.items())
 
-    average = loop.train("difference", args, model, loss, figures, RECIPE)
+    average = loop.train("difference", args, model, loss, figures, recipe)
     scores = validate(average, pairs, noiser, decoder, folder / "sheet.png")
     average.cpu()
     torch.save(

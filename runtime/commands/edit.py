@@ -65,6 +65,12 @@ def edit(
     codec: Annotated[str, typer.Option(help="h264, hevc or ffv1.", rich_help_panel=RESULT)] = "h264",
     crf: Annotated[int, typer.Option(help="Quality, 0 (best) to 51.", rich_help_panel=RESULT)] = 18,
     preset: Annotated[str, typer.Option(help="ultrafast ... veryslow.", rich_help_panel=RESULT)] = "veryfast",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|nvenc", help="auto: NVENC with --device cuda, if it opens.", rich_help_panel=RESULT
+        ),
+    ] = "auto",
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write OUT.compare.mp4, side by side.", rich_help_panel=RESULT)
     ] = False,
@@ -78,7 +84,10 @@ def edit(
     backend: Annotated[str, typer.Option(help="auto, onnxruntime, torch.", rich_help_panel=MACHINE)] = "auto",
     device: Annotated[str, typer.Option(help="cpu or cuda:N.", rich_help_panel=MACHINE)] = "cpu",
     precision: Annotated[
-        str, typer.Option(help="auto (int8 where the bundle has it), float32; torch: float16.", rich_help_panel=MACHINE)
+        str,
+        typer.Option(
+            help="auto (int8 where the bundle has it), float32; torch: float16; CUDA: float8.", rich_help_panel=MACHINE
+        ),
     ] = "auto",
     execution: Annotated[
         str, typer.Option(help="Of torch on CUDA: auto, graphs, compiled or eager.", rich_help_panel=MACHINE)
@@ -121,6 +130,7 @@ def edit(
         codec=edit_request.check_encoder(codec, crf, preset),
         crf=crf,
         preset=preset,
+        encoder=edit_request.check_choice(encoder),
         start_s=start,
         stop_s=stop,
         threads=threads,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mien.engine.face.coordinates import MEAN_FACE
-from mien.engine.networks.denoiser import Denoiser, DifferenceDenoiser
+from mien.engine.networks.denoiser import Denoiser
 from mien.engine.schedule import Schedule
 from mien.export.tiny import denoiser, difference, edit_pairs
 from mien.export.tiny.edit_pairs import EditPairs, Noiser, alphas_cumprod
@@ -87,24 +87,6 @@ def test_going_on_keeps_directions_by_name(tmp_path: Path) -> None:
     difference.go_on_from(new, tmp_path / "final.pt")
     assert torch.equal(new.directions[2], old.directions[0]) and torch.equal(new.directions[1], begun[1])
     assert all(torch.equal(a, b) for a, b in zip(old.difference.parameters(), new.difference.parameters(), strict=True))
-
-
-def test_going_on_from_a_network_without_coordinates_changes_nothing() -> None:
-    torch.manual_seed(1)
-    old, new = DifferenceDenoiser(CHANNELS), DifferenceDenoiser(CHANNELS)
-    marks = new.trunk.conv_in.in_channels - 2 * CHANNELS
-    torch.nn.init.normal_(old.trunk.conv_out.weight, std=0.1)
-    weights = {key: value for key, value in old.state_dict().items() if key != "atlas" and ".draw." not in key}
-    weights["trunk.conv_in.weight"] = weights["trunk.conv_in.weight"][:, : 2 * CHANNELS]
-    new.load_state_dict(difference.widened(weights, new.state_dict()))
-    plain = Denoiser(CHANNELS + 1, (48, 80, 128), n_tokens=24, in_channels=2 * CHANNELS)
-    plain.load_state_dict({key.removeprefix("trunk."): value for key, value in weights.items()})
-    z, t, w = torch.randn(2, CHANNELS, 32, 32), torch.tensor([300.0, 20.0]), torch.randn(2, 12, 64)
-    out = plain(torch.cat([z, z], 1), t, torch.cat([w, 0 * w], 1), torch.ones(2))[0]
-    with torch.no_grad():
-        answer = new(z, z, t, w, w, torch.rand(2, 2, 32, 32))
-    torch.testing.assert_close(answer, out[:, :-1] - out[:, -1:] * z)
-    assert marks == 48 and not torch.equal(new.state_dict()["trunk.draw.skip.weight"], torch.zeros(48, 96, 1, 1))
 
 
 def test_the_difference_is_learned(pairs: EditPairs, monkeypatch: pytest.MonkeyPatch) -> None:

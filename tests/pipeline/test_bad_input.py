@@ -197,6 +197,8 @@ CASES: list[Case] = [
     ("crf", lambda b: b.arguments("--crf", "52"), 2, r"--crf is 52"),
     ("codec", lambda b: b.arguments("--codec", "av1"), 2, r"unknown codec 'av1': use one of h264, hevc, ffv1"),
     ("preset", lambda b: b.arguments("--preset", "warp"), 2, r"unknown preset 'warp'"),
+    ("encoder", lambda b: b.arguments("--encoder", "gpu"), 2, r"unknown encoder 'gpu': use one of auto, cpu, nvenc"),
+    ("nvenc of ffv1", lambda b: b.arguments("--encoder", "nvenc", "--codec", "ffv1"), 2, r"NVENC has no ffv1: use h264 or hevc"),
     # bundle
     ("unknown bundle", lambda b: b.arguments("--bundle", "tinny"), 2, r"unknown bundle 'tinny'"),
     ("not a bundle", lambda b: b.arguments("--bundle", str(b.folder)), 2, r"is not a bundle: it has no bundle\.json"),

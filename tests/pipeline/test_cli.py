@@ -42,6 +42,7 @@ def test_a_clip_without_a_face_goes_through(
     told = capfd.readouterr()
     assert (code, told.err) == (0, "")
     assert "out.mkv: 12 frames, 0 edited" in told.out and "no face was edited" in told.out
+    assert told.out.splitlines()[0].endswith(" fps, encoded by ffv1")
     source = frames(out.with_name("clip.mp4"))
     for before, after in zip(source, frames(out), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(before.planes, after.planes, strict=True))
@@ -67,6 +68,7 @@ def test_report_and_compare(edit: Callable[..., tuple[int, Path]], tmp_path: Pat
     assert report["bundle"]["name"] == "blank" and len(report["bundle"]["sha256"]) == 64
     assert report["settings"]["num_steps"] == 3 and report["settings"]["edits"] == {"smile": 1.0}
     assert report["settings"]["threads"] == 1 and report["settings"]["crf"] == 18
+    assert (report["encoder"], report["settings"]["encoder"]) == ("libx264", "auto") and report["notes"] == []
     assert {"decode", "analyse", "edit", "encode"} <= set(report["stages"])
     with open_video(tmp_path / "out.mp4.compare.mp4") as beside, open_video(out) as result:
         assert beside.info.width == 2 * result.info.width and len(list(beside)) == 12
@@ -89,6 +91,19 @@ def test_an_execution_that_does_nothing_is_refused(
 ) -> None:
     code, out = edit("--execution", execution)
     assert code == 2 and told in capfd.readouterr().err and not out.exists()
+
+
+def test_nvenc_that_does_not_open_is_one_line(
+    edit: Callable[..., tuple[int, Path]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mien.runtime.encoders import Encoding, nvenc_encoder, why_no_nvenc
+
+    if (why := why_no_nvenc(nvenc_encoder(Encoding(), "yuv420p"), 640, 480)) is None:
+        pytest.skip("NVENC opens here")
+    code, out = edit("--encoder", "nvenc")
+    told = capfd.readouterr()
+    assert (code, told.out, len(told.err.splitlines())) == (3, "", 1) and not out.exists()
+    assert told.err.startswith("mien: error: NVENC does not open for h264 of 96x64 yuv420p: ") and why in told.err
 
 
 def test_overwrite_and_part(edit: Callable[..., tuple[int, Path]]) -> None:
@@ -131,6 +146,7 @@ def test_doctor_says_what_works(blank_bundle: Path, capfd: pytest.CaptureFixture
     assert found["networks"]["value"] == "all 7 load and run on onnxruntime"
     assert found["numpy"]["value"] == np.__version__ and found["native module"]["state"] in ("ok", "warning")
     assert "libx264" in found["encoders"]["value"]
+    assert all(found[name]["state"] in ("ok", "none") for name in ("h264_nvenc", "hevc_nvenc"))
 
 
 def test_doctor_fails_without_a_bundle(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

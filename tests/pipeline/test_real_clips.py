@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mien.runtime.sink import Codec, VideoWriter
+from mien.runtime.encoders import Codec
+from mien.runtime.sink import VideoWriter
 from mien.runtime.source import VideoReader
 
 # A short one of each kind: full range without sound and with a late start, sound before zero, uneven times, square pixels not.

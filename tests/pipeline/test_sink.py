@@ -16,8 +16,9 @@ import pytest
 
 from mien.engine.errors import MediaError, RunError
 from mien.engine.types import Frame
+from mien.runtime.encoders import Codec
 from mien.runtime.part_file import PartFile
-from mien.runtime.sink import Codec, VideoWriter
+from mien.runtime.sink import VideoWriter
 from mien.runtime.source import VideoReader
 
 MakeClip = Callable[..., Path]

@@ -87,11 +87,26 @@ def test_forms_of_a_network_answer_the_same(name: str) -> None:
 
 
 def test_forms_that_make_no_sense_are_not_tried() -> None:
-    every = ("torch", "eager", "graph", "fp8", "torch compiled")
+    every = ("torch", "eager", "graph", "fp8", "torch compiled", "fp8 compiled")
     assert networks.forms_of("unet", every, 8) == list(every)
     assert networks.forms_of("unet", every, 1) == ["torch", "eager", "graph", "fp8"], "it compiles for one batch size"
     assert networks.forms_of("taesd_decoder", every, 8) == ["torch", "eager", "graph"]
     assert networks.forms_of("parser", every, 8) == ["torch", "graph"]
+
+
+def test_forms_that_take_long_are_recorded_one_by_one() -> None:
+    assert networks.together(["torch compiled", "fp8 compiled"], slow=True) == [
+        ["graph", "torch compiled"],
+        ["graph", "fp8 compiled"],
+    ]
+    assert networks.together(["torch", "graph"], slow=False) == [["torch", "graph"]] and not networks.together(
+        [], False
+    )
+    here = record("networks")
+    here.run(networks.cases(here, "mini", ["unet"], ["graph", "torch compiled", "fp8 compiled"], [8]))
+    told = [(row["case"]["form"], row["left_out"]) for row in here.rows]
+    pairs = ["graph", "graph", "torch compiled", "graph", "fp8 compiled"]
+    assert told == [(form, f"{form} needs a CUDA device") for form in pairs]
 
 
 def test_networks_are_recorded_with_what_is_left_out() -> None:

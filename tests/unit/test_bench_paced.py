@@ -82,6 +82,52 @@ def test_a_late_start_counts() -> None:
     assert min(found.latencies_s) >= 0.051
 
 
+@dataclass
+class Encoding:
+    """Encoders behind a simulated device, one a stream: each takes so long for a frame, one after another."""
+
+    device: Simulated
+    frame_s: float
+    free_s: dict[int, float] = field(default_factory=dict)
+    most: int = 0
+    ends: dict[int, list[float]] = field(default_factory=dict)
+
+    def out(self, stream: int) -> object:
+        begin = max(self.device.now, self.free_s.get(stream, 0.0))
+        self.free_s[stream] = done_s = begin + self.frame_s
+        self.ends.setdefault(stream, []).append(done_s)
+        self.most = max(self.most, sum(end > self.device.now for end in self.ends[stream]))
+
+        class Frame:
+            def out_s(frame) -> float | None:
+                return done_s if self.device.now >= done_s else None
+
+        return Frame()
+
+    def run(self, pace: Pace) -> Delivered:
+        device = self.device
+        return run_paced(device.start, pace, clock=lambda: device.now, sleep=device.sleep, out=self.out)  # type: ignore[arg-type]
+
+
+def test_a_frame_is_out_when_its_packet_is_and_the_next_batch_does_not_wait_for_it() -> None:
+    """10 ms of edit and 20 of encoding, every 40 ms of two streams: 30 ms each, though a batch goes every 20 ms."""
+    encoding = Encoding(Simulated(base_s=0.010), 0.020)
+    found = encoding.run(Pace(streams=2, fps=25, frames=50, rows=1))
+    assert found.drops == 0 and found.batches == [1] * 100 and len(found.latencies_s) == 100
+    assert 0.030 <= min(found.latencies_s) and max(found.latencies_s) < 0.0305
+    busy = Encoding(Simulated(base_s=0.018), 0.030)
+    found = busy.run(Pace(streams=2, fps=25, frames=50, rows=1))
+    assert found.drops == 0 and max(found.latencies_s) < 0.049, "edit and encoding overlap"
+
+
+def test_an_encoder_that_is_too_slow_holds_its_stream_back() -> None:
+    """A packet takes 100 ms, a frame comes every 40: three are begun and not out, one waits, and the rest is dropped."""
+    encoding = Encoding(Simulated(base_s=0.001), 0.100)
+    found = encoding.run(Pace(streams=1, fps=25, frames=100, rows=1))
+    assert found.drops + len(found.latencies_s) == 100 and found.drops == pytest.approx(60, abs=4)
+    assert encoding.most == 3 and max(found.latencies_s) < 4 * 0.100 + 0.045
+
+
 def test_frames_are_due_evenly() -> None:
     pace = Pace(streams=4, fps=25, frames=3, rows=4)
     due = sorted(pace.due_s(stream, frame) for stream in range(4) for frame in range(3))

@@ -117,9 +117,17 @@ def test_networks_kernels_latency_and_peaks() -> None:
     assert cells(table("peaks", rows)) == [["kernels", "790 float16", "4300", "1980 MHz, 650 W, 60 C"]]
     paced = {"streams": 8, "fps": 30.0, "frame": "1280x720", "steps": 2, "composition": "replace", "form": "mien"}
     rows = [row("latency", paced, p50_ms=20.0, p95_ms=30.0, p99_ms=45.0, drops=0, frames=2400, rows_per_batch=3.2)]
-    assert cells(table("latency", rows)) == [
-        ["8", "30.0", "1280x720", "2", "replace", "20", "30", "45", "0 of 2400", "3.2"]
+    rows[0]["includes"] = "the surface"
+    encode = {"encode_p50_ms": 5.0, "encode_p99_ms": 9.0, "encode_cores": 1.25, "encoder": "x264 veryfast crf 23"}
+    figures = {"p50_ms": 26.0, "p95_ms": 37.0, "p99_ms": 55.0, "drops": 1, "frames": 2400, "rows_per_batch": 3.2}
+    rows.append(row("latency", {**paced, "encode": "x264"}, **figures, **encode, includes="the packet"))
+    shown = table("latency", rows)
+    assert cells(shown) == [
+        ["8", "30.0", "1280x720", "2", "replace", "20", "30", "45", "0 of 2400", "3.2", "", "", "", ""],
+        ["8", "30.0", "1280x720", "2", "replace", "26", "37", "55", "1 of 2400", "3.2"]
+        + ["x264 veryfast crf 23", "5", "9", "1.25"],
     ]
+    assert "; the surface; or the packet.\n" in shown
 
 
 def test_a_page_is_filled_between_its_marks() -> None:

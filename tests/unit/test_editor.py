@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
-from mien.engine.editor import SLOW_KERNELS, Editor
-from mien.engine.errors import BundleError, EditError
+from mien.engine.editor import ON_HOST, SLOW_KERNELS, Editor
+from mien.engine.errors import BundleError, EditError, UnavailableError
 from mien.engine.face.points import face_box
 from mien.engine.manifest import AttributeEdit, BankLayer, LandmarkShift, Manifest, ScheduleSpec
 from mien.engine.rows import RowGathering
@@ -175,6 +176,17 @@ def test_slow_kernels_are_told(still: Fakes, monkeypatch: pytest.MonkeyPatch) ->
     for native, notes in ((object(), []), (None, [SLOW_KERNELS])):
         monkeypatch.setattr(cpp, "native", native)
         assert editor(still, {"a": 1.0}, monkeypatch).notes == notes
+
+
+def test_what_stays_on_the_host_is_told_and_has_no_8_bit_layers(still: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    on_gpu = EngineConfig(device="cuda")
+    (note,) = (note for note in editor(still, {"a": 1.0}, monkeypatch, on_gpu).notes if note != SLOW_KERNELS)
+    assert note.startswith(ON_HOST) and "no denoiser of the SD family" in note
+    with pytest.raises(
+        UnavailableError, match="'float8' is of edits that stay on the device, and method 'wplus' has no"
+    ):
+        editor(still, {"a": 1.0}, monkeypatch, replace(on_gpu, precision="float8"))
 
 
 def test_a_warp_alone_runs_no_denoiser(still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,6 +258,19 @@ def test_every_pair_is_nothing_at_zero_and_grows(face: Face, name: str) -> None:
     assert changes[0] == 0.0 and 0 < changes[1] < changes[2]
 
 
+def test_points_move_with_the_picture(face: Face) -> None:
+    """A dot on the lower lip's edge lies, after the mouth has opened, where the mesh says that the edge now lies."""
+    index = OUTER_LOWER[len(OUTER_LOWER) // 2]
+    x, y = face.mesh[index, :2]
+    dotted = face.rgb.copy()
+    cv2.circle(dotted, (round(x), round(y)), 1, (0.0, 1.0, 0.0), -1)
+    moved, _ = make_pair({"mouth_open": 1.0}, face._replace(rgb=dotted), np.random.default_rng(0))
+    plain, _ = make_pair({"mouth_open": 1.0}, face, np.random.default_rng(0))
+    rows, columns = np.nonzero(np.abs(moved.rgb - plain.rgb).sum(-1) > 0.1)
+    assert moved.mesh[index, 1] > y + 5
+    np.testing.assert_allclose(moved.mesh[index, :2], (columns.mean(), rows.mean()), atol=0.5)
+
+
 def test_edits_at_once_are_painted_over_each_other(face: Face) -> None:
     rng = np.random.default_rng(0)
     _, red = make_pair({"hair_red": 1.0}, face, rng)

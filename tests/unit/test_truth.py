@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mien.bench import truth_judge
 from mien.bench.frame_rgb import rgb_of
 from mien.bench.truth import Row, ends, line, run, warp_alone
 from mien.bench.truth_heads import MODEL, TRUTHS, Change, Heads, Take, talk
@@ -148,3 +149,41 @@ def test_one_head_end_to_end(shared_data: Path, tmp_path: Path, monkeypatch: pyt
     assert len(list((tmp_path / "kept").glob("*.npz"))) == 6
     sheet = cv2.imread(str(tmp_path / "smile_up.png"))
     assert sheet is not None and sheet.shape == (2 * 320, 5 * 300, 3)
+
+
+def test_what_a_judge_sees_is_set_beside_what_it_sees_of_the_truth() -> None:
+    still = {"_neutral": 0.9, "jawOpen": 0.1, "cheekPuff": 0.0, **{f"mouthSmile{s}": 0.0 for s in ("Left", "Right")}}
+
+    def frames(smile: float, puff: float, jaws: tuple[float, ...]) -> list[dict[str, float]]:
+        return [
+            {
+                **still,
+                "_neutral": 0.0,
+                "jawOpen": j,
+                "cheekPuff": puff,
+                "mouthSmileLeft": smile,
+                "mouthSmileRight": smile,
+            }
+            for j in jaws
+        ]
+
+    moving, head = (0.1, 0.3, 0.2), frames(0.0, 0.0, (0.1, 0.3, 0.2))
+    heads = [truth_judge.Head(head, frames(0.5, -0.1, moving), frames(0.4, 0.2, (0.3, 0.1, 0.2)))] * 2
+    found = truth_judge.figures("smile", heads)
+    assert found["true_response"] == pytest.approx(0.5) and found["edit_response"] == pytest.approx(0.4)
+    assert (found["true_leak"], found["edit_leak"]) == ("cheekPuff", "cheekPuff")
+    assert found["true_leakage"] == pytest.approx(0.2) and found["edit_leakage"] == pytest.approx(0.5)
+    assert found["true_jaw_r"] == pytest.approx(1.0) and found["edit_jaw_r"] == pytest.approx(-1.0)
+    assert "+0.500 +0.400" in truth_judge.line("smile=1", found)
+    still_jaw = [truth_judge.Head(frames(0.0, 0.0, (0.1,) * 3), head, head)]
+    assert truth_judge.figures("smile", still_jaw)["true_jaw_r"] is None, "a jaw that is still says nothing"
+    assert truth_judge.figures("hair_red", heads) == {}, "a colour is no blendshape"
+
+
+def test_a_judge_that_sees_no_face_is_left_out() -> None:
+    def judge(rgb: Array) -> dict[str, float] | None:
+        return {"jawOpen": float(rgb.mean())} if rgb.mean() > 10 else None
+
+    bright, dark = np.full((4, 4, 3), 200.0), np.zeros((4, 4, 3))
+    head = truth_judge.watch(judge, [bright, bright], [bright, dark], [bright, bright])
+    assert len(head.source) == len(head.truth) == len(head.result) == 1

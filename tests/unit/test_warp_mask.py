@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mien.engine.bundle import Bundle
 from mien.engine.errors import EditError
 from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks, border_ramp
 from mien.engine.face.points import face_axes
@@ -15,6 +16,7 @@ from mien.engine.face.warp import (
     backward_field,
     forward_field,
     motions,
+    moved_points,
     node_positions,
     warp_crop,
     warp_field,
@@ -96,13 +98,40 @@ def test_far_from_the_motion_nothing_moves(points: Array) -> None:
     np.testing.assert_array_equal(warp_crop(image, field), np.stack(whole))
 
 
-def test_backward_undoes_forward(points: Array) -> None:
-    forward = forward_field(motions([(LIFT, 1.0)]), points, SIZE)
-    back = backward_field(forward, SIZE)
+def undone(forward: Array, back: Array) -> Array:
+    """(G, G) how far F at where a node comes from is from taking it back, crop pixels."""
     rows, columns = np.mgrid[:GRID, :GRID].astype(np.float32)
     step = np.float32(GRID / SIZE)
     there = cv2.remap(forward.astype(np.float32), columns + back[..., 0] * step, rows + back[..., 1] * step, 1)
-    assert np.abs(there + back).max() < 0.05 < np.abs(forward).max()
+    return np.hypot(*(there + back).transpose(2, 0, 1))
+
+
+def test_backward_undoes_forward(points: Array) -> None:
+    forward = forward_field(motions([(LIFT, 1.0)]), points, SIZE)
+    assert undone(forward, backward_field(forward, SIZE)).max() < 0.05 < np.abs(forward).max()
+
+
+def shipped_ends() -> list[tuple[str, float]]:
+    edits = Bundle.open("tiny").manifest.edits
+    return [(name, end) for name, edit in edits.items() if edit.template for end in edit.range if end]
+
+
+@pytest.mark.parametrize(("name", "strength"), shipped_ends())
+def test_every_shipped_template_can_be_undone(points: Array, name: str, strength: float) -> None:
+    """At both ends of its range no template folds the picture, parting lips included, and landmarks move with the picture."""
+    moved = motions([(Bundle.open("tiny").manifest.edits[name].template, strength)])
+    forward = forward_field(moved, points, SIZE)
+    gradients = [np.gradient(forward[..., a], SIZE / GRID) for a in (0, 1)]
+    (x_down, x_across), (y_down, y_across) = gradients
+    assert ((1 + x_across) * (1 + y_down) - x_down * y_across).min() > 0.05
+    back = backward_field(forward, SIZE)
+    assert undone(forward, back).max() < 0.5
+    x, y = (((points[:, None, a] + 0.5) * GRID / SIZE - 0.5).astype(np.float32) for a in (0, 1))
+    wanted = points + cv2.remap(forward.astype(np.float32), x, y, 1)[:, 0]
+    after = moved_points(points, back, SIZE)
+    np.testing.assert_allclose(after, wanted, atol=1.0)
+    x, y = (((after[:, None, a] + 0.5) * GRID / SIZE - 0.5).astype(np.float32) for a in (0, 1))
+    np.testing.assert_allclose(after + cv2.remap(back, x, y, 1)[:, 0], points, atol=0.3)
 
 
 def test_templates_add_and_backwards_is_shorter() -> None:
