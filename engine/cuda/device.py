@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,14 +83,15 @@ def seconds_of(work: Callable[[], object], calls: int = 20, turns: int = 5) -> f
     """How long one call of `work` takes the current device: the median of `turns` launches of a graph of `calls`, without the host's
     share. Other threads may go on using the device, which then is slower.
     """
-    stream, graph = own_stream(torch.device("cuda")), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work()
-    with ONE_CAPTURE, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        for _ in range(calls):
-            work()
+    stream, graph = _timing_stream(torch.cuda.current_device()), torch.cuda.CUDAGraph()
+    with ONE_CAPTURE:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                work()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            for _ in range(calls):
+                work()
     taken = []
     for _ in range(turns + 1):
         before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -99,3 +101,9 @@ def seconds_of(work: Callable[[], object], calls: int = 20, turns: int = 5) -> f
         after.synchronize()
         taken.append(before.elapsed_time(after) / calls / 1000)
     return float(sorted(taken[1:])[turns // 2])
+
+
+@cache
+def _timing_stream(device: int) -> torch.cuda.Stream:
+    """The same for everything that is timed on a device: the workspaces that libraries make for a stream are never given back."""
+    return own_stream(torch.device("cuda", device))

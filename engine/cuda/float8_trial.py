@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
-from mien.engine.cuda.float8 import Seconds, Watch, candidates, choose, convert, measure
+from mien.engine.cuda.float8 import Seconds, Seen, Watch, candidates, choose, convert, measure
 
 CALLS = 8
 """Of a lane, that scales come from: the bank of a track is full from the third on."""
@@ -21,7 +21,8 @@ class Float8Trial:
 
     def __init__(self, module: nn.Module, seconds: Seconds, calls: int = CALLS) -> None:
         self._module, self._seconds, self._calls, self._left = module, seconds, calls, calls
-        self._watch, self._of, self._chosen = Watch(module), len(candidates(module)), 0
+        self._of, self._chosen = len(candidates(module)), 0
+        self._watch: Watch | None = Watch(module)
 
     @property
     def is_settled(self) -> bool:
@@ -43,17 +44,17 @@ class Float8Trial:
 
     def run(self, work: Callable[[], None]) -> None:
         """Do a call's work, uncompiled, and settle behind the last one that is watched, which takes seconds and waits for the device."""
-        if self.is_settled:
+        if (watch := self._watch) is None:
             work()
             return
-        with torch.compiler.set_stance("force_eager"), self._watch:
+        with torch.compiler.set_stance("force_eager"), watch:
             work()
         if self._left == 1:
-            self._settle()
+            self._settle(watch.seen())
+            self._watch = None  # it holds every layer as it was
         self._left -= 1
 
-    def _settle(self) -> None:
-        seen = self._watch.seen()
+    def _settle(self, seen: Mapping[str, Seen]) -> None:
         wins = choose(measure(self._module, seen, self._seconds))
         replaced = candidates(self._module)  # held until the device has read them
         with torch.no_grad():

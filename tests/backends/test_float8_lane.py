@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -117,6 +119,16 @@ def test_only_layers_that_are_faster_change() -> None:
     lane, _, trial, parts = lane_of(NEVER, calls=1)
     lane.edit(rows_of(0), STREAM)
     assert trial.is_settled and not eight_bit(parts["unet"]) and "faster in none of the" in trial.note
+
+
+def test_layers_that_were_replaced_are_given_up() -> None:
+    lane, _, trial, parts = lane_of(ALWAYS, calls=2)
+    layers = [weakref.ref(layer) for layer in candidates(parts["unet"]).values()]
+    for call in range(3):
+        assert all(layer() is not None for layer in layers) == (call < 2)
+        lane.edit(rows_of(call), STREAM)
+        gc.collect()
+    assert trial.is_settled and layers and not any(layer() for layer in layers)
 
 
 def test_nothing_is_recorded_before_the_layers_are_chosen_and_all_sizes_then() -> None:
