@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,13 +36,15 @@ TABLES = ("peaks", "peers", "throughput", "latency", "networks", "kernels")
 @dataclass(frozen=True, slots=True)
 class Part:
     """One process. weight: of its share of the time. command: from its seconds to its words; module and options of Python.
-    tells_at_end: whether it is interrupted first when its time is up, because it has kept what it found to itself until then.
+    tells_at_end: whether it is interrupted first when its time is up, because it has kept what it found to itself until then. settings:
+    of its environment.
     """
 
     name: str
     weight: float
     command: Callable[[float], list[str]]
     tells_at_end: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def parts(out: Path, device: str, model: str) -> list[Part]:
         str(out / "attention_tiles.json"),
     )
     return [
-        Part("tests", 125, tests, tells_at_end=True),
+        Part("tests", 125, tests, tells_at_end=True, settings={"TORCHINDUCTOR_COMPILE_THREADS": "4"}),  # of each worker
         Part("kernels", 75, bench("kernels_gpu", "--case-seconds", "0.2")),
         Part("networks", 95, bench("networks")),
         Part("attention tiles", 65, bench("attention_tuning", *tiles, results=False)),
@@ -116,7 +118,7 @@ def parts(out: Path, device: str, model: str) -> list[Part]:
     ]
 
 
-def run_part(part: Part, allowed_s: float, log: Path, environment: Mapping[str, str] | None = None) -> Ended:
+def run_part(part: Part, allowed_s: float, log: Path) -> Ended:
     """Run it for so long at most, its words to the log and the terminal's."""
     begin_s = time.monotonic()
     words = part.command(max(allowed_s - MARGIN_S, 5.0))
@@ -129,7 +131,7 @@ def run_part(part: Part, allowed_s: float, log: Path, environment: Mapping[str, 
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=environment,
+            env=os.environ | part.settings,
             process_group=0,
         )
         try:

@@ -44,14 +44,14 @@ def test_parts_run_in_order_and_leave_what_they_wrote(tmp_path: Path, monkeypatc
         ),  # type: ignore[arg-type]
         Part("breaks", 1, python("print('a word'); raise SystemExit(7)")),  # type: ignore[arg-type]
         Part("hangs", 0.1, python("import time\nprint('begun', flush=True)\ntime.sleep(600)")),  # type: ignore[arg-type]
-        Part("last", 1, python("print('the end')")),  # type: ignore[arg-type]
+        Part("last", 1, python("import os\nprint('the', os.environ['END'])"), settings={"END": "end"}),  # type: ignore[arg-type]
     ]
     tiles = {"entries": [{"width": 64, "size": "large", "tiles": {"128x64": 1.0, "64x64": 1.25}}]}
     (tmp_path / "attention_tiles.json").write_text(json.dumps(tiles))
     lines: list[str] = []
     ended = run(chosen, tmp_path, 40.0, lines.append)
     assert [(part.name, part.status) for part in ended] == [("writes", 0), ("breaks", 7), ("hangs", None), ("last", 0)]
-    assert ended[2].seconds < 20 and ended[2].last_line == "begun"
+    assert ended[2].seconds < 20 and ended[2].last_line == "begun" and ended[3].last_line == "the end"
     summary = (tmp_path / "summary.md").read_text()
     assert (
         "| writes | ok |" in summary
