@@ -28,6 +28,7 @@ from mien.kernels.gpu.surfaces import Surfaces, check_faces, check_tensor
 # with a warp fewer, for Catmull-Rom's 16 taps.
 TILE_Y, TILE_X = 32, 32
 STRIP_Y = {"plain": 4, "warp": 2}
+REGISTERS = {"plain": None, "warp": 144}  # of a thread; left to itself, some ptxas spill rather than take more than 128
 NUM_WARPS = 1
 MAX_PROGRAMS = 16384  # three times what the largest GPU runs at once; beyond it, each takes several tiles
 _SIZES = ["n_frames", "n_faces", "width", "height", "y_frame", "y_pitch", "c_frame", "c_pitch"]
@@ -224,6 +225,7 @@ def _launch(
         min(box_px[1], surfaces.height),
     )  # a tile begins up to 30 columns early
     tiles = min(triton.cdiv(width, TILE_X) * triton.cdiv(height, TILE_Y), max(MAX_PROGRAMS // faces, 1))
+    kind = "plain" if warp is None else "warp"
     _composite_yuv_kernel[(tiles, faces)](
         surfaces.y, surfaces.u, surfaces.v, source.y, source.u, source.v, rgb, mask, mask if warp is None else warp,
         frames, crop_to_frame, boxes, len(surfaces), faces, surfaces.width, surfaces.height,
@@ -232,7 +234,7 @@ def _launch(
         SIZE=mask.shape[-1], GRID=0 if warp is None else warp.shape[1], IS_REPLACE=is_replace,
         RGB_C=rgb.stride(1), RGB_V=rgb.stride(2), RGB_U=rgb.stride(3), PIXEL=surfaces.pixel, SHIFT=surfaces.shift,
         TOP=2**surfaces.bit_depth - 1, BLOCK_FACES=max(16, triton.next_power_of_2(faces)),
-        TILE_Y=TILE_Y, TILE_X=TILE_X, STRIP_Y=STRIP_Y["plain" if warp is None else "warp"], num_warps=NUM_WARPS, num_stages=1,
+        TILE_Y=TILE_Y, TILE_X=TILE_X, STRIP_Y=STRIP_Y[kind], num_warps=NUM_WARPS, num_stages=1, maxnreg=REGISTERS[kind],
     )  # fmt: skip
 
 
@@ -245,7 +247,7 @@ def _specialisation(layout: str, blend: str, fields: str, size: int, slow: bool 
     }[layout]
     planes = [f"{plane}_plane" for plane in "yuv"] + [f"source_{plane}" for plane in "yuv"]
     aligned = planes if pixel == 1 else [plane for plane in planes if plane not in ("v_plane", "source_v")]
-    grid = 64 if blend == "warp" else 0
+    grid, kind = (64, "warp") if blend == "warp" else (0, "plain")
     return Specialisation(
         _composite_yuv_kernel,
         f"{layout} {blend} {fields} {size}",
@@ -256,10 +258,11 @@ def _specialisation(layout: str, blend: str, fields: str, size: int, slow: bool 
         | dict.fromkeys(_COLOURS, "fp32"),
         {"SIZE": size, "GRID": grid, "IS_REPLACE": blend == "replace", "RGB_C": size * size, "RGB_V": size, "RGB_U": 1}
         | {"PIXEL": pixel, "SHIFT": shift, "TOP": 2**bits - 1, "BLOCK_FACES": 16}
-        | {"TILE_Y": TILE_Y, "TILE_X": TILE_X, "STRIP_Y": STRIP_Y["warp" if grid else "plain"]},
+        | {"TILE_Y": TILE_Y, "TILE_X": TILE_X, "STRIP_Y": STRIP_Y[kind]},
         divisible=(*aligned, "rgb", "mask", "warp", "frames", "crop_to_frame", "boxes"),
         num_warps=NUM_WARPS,
         num_stages=1,
+        extra={"maxnreg": REGISTERS[kind]},
         slow=slow,
     )
 
