@@ -1,8 +1,8 @@
 """What every Triton kernel takes on every GPU generation, compiled here without one: registers, spills, shared memory.
 
-    python -m mien.bench.kernels_ahead [FILE ...] [--capability N ...] [--quick] [--json FILE]
+    python -m mien.bench.kernels_ahead [FILE ...] [--capability N ...] [--quick] [--json FILE] [--results DIR]
 
-A few minutes for all; Triton keeps what it compiled.
+A few minutes for all; Triton keeps what it compiled. A row of results is of a kernel and a generation: the most that any form takes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,30 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from mien.bench.results import append_row
 from mien.kernels.gpu.specialisation import CAPABILITIES
+
+DEVICE = "compiled ahead, no GPU"
+MOST = ("registers", "shared_bytes", "scratch_bytes")
+
+
+def by_kernel(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each kernel and capability: its forms, the most of MOST, and the spills of all."""
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["kernel"].strip("_"), row["capability"]].append(row)
+    return [
+        {"bench": "ahead", "case": {"kernel": kernel, "capability": capability}, "forms": len(of)}
+        | {name: max(row[name] for row in of) for name in MOST}
+        | {"spill_bytes": sum(row["spill_bytes"] for row in of)}
+        for (kernel, capability), of in groups.items()
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a part: what pytest compiles without -m slow")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the rows there, without the PTX")
+    parser.add_argument("--results", type=Path, default=None, metavar="DIR", help="append rows for the tables there")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         sys.exit("kernels_ahead: error: TRITON_INTERPRET is set, so nothing would be compiled; unset it")
@@ -54,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row = {"file": file, **dataclasses.asdict(took)}
         del row["ptx"]
         rows.append(row)
+    if options.results is not None:
+        for found in by_kernel(rows):
+            append_row(options.results, found, DEVICE)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "throughput": "mien bench throughput",
     "latency": "mien bench latency",
     "peers": "mien bench peers",
+    "ahead": "python -m mien.bench.kernels_ahead",
     "plain": "mien bench plain CLIP",
 }
 
@@ -160,6 +161,24 @@ def peers(rows: Rows) -> str:
     return grid(["rows", "steps", "who", "frames/s", "TFLOP/s", "mien is so many times as fast"], body)
 
 
+def ahead(rows: Rows) -> str:
+    """Each kernel: the most registers and shared memory of its forms on every generation, and the spills of all."""
+    groups: dict[str, dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        groups[row["case"]["kernel"]][row["case"]["capability"]] = row
+    capabilities = sorted({capability for found in groups.values() for capability in found})
+    body = []
+    for kernel, found in groups.items():
+        cells = [
+            f"{found[c]['registers']}, {found[c]['shared_bytes'] / 1024:.4g}" if c in found else ""
+            for c in capabilities
+        ]
+        spills = sum(row["spill_bytes"] for row in found.values())
+        body.append([kernel, str(max(row["forms"] for row in found.values())), *cells, str(spills)])
+    heads = [f"sm_{c}: registers, shared KiB" for c in capabilities]
+    return grid(["kernel", "forms", *heads, "spilled bytes"], body)
+
+
 def plain(rows: Rows) -> str:
     """The newest row of each bundle version, edit and number of steps."""
     last: dict[tuple[str, ...], Row] = {}
@@ -180,6 +199,7 @@ TABLES: Mapping[str, Callable[[Rows], str]] = {
     "throughput": throughput,
     "latency": latency,
     "peers": peers,
+    "ahead": ahead,
     "plain": plain,
 }
 
@@ -197,7 +217,7 @@ def table(name: str, rows: Iterable[Row]) -> str:
         if name == "plain":
             chosen = [row for row in of_device if row.get("bench") == "plain"]
         else:
-            chosen = last if name == "peaks" else [row for row in last if row["bench"] == name]
+            chosen = [row for row in last if ("peaks" in row if name == "peaks" else row["bench"] == name)]
         if chosen:
             parts.append(f"{about(device, chosen, says_what=name != 'peaks')}\n\n{TABLES[name](chosen)}\n")
     return "\n".join(parts) or f"No rows yet; `{COMMANDS[name]} --results bench/results` adds some.\n"

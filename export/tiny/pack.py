@@ -28,7 +28,7 @@ from mien.export.tiny.paint import EDITS_FILE
 from mien.export.tiny.quantize import calibration, quantize
 from mien.export.tiny.stage import Arguments
 
-VERSION = "0.6.0"
+VERSION = "0.7.0"
 # Trained, but not yet good enough: the network knows where a beard grows, not its grain; from near it is a smudge.
 HELD_BACK = ("beard",)
 BANK_TOKENS = (256, 64, 64, 256)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mien.bench import tables
+from mien.bench.kernels_ahead import DEVICE, by_kernel
 from mien.bench.tables import fill, grid, main, number, table, with_share
 from mien.engine.errors import InputError
 
@@ -152,3 +153,13 @@ def test_the_page_of_this_repository_shows_its_results(tmp_path: Path, capsys: p
     assert stale.read_text(encoding="utf-8") == doc.read_text(encoding="utf-8")
     shown = {found[2] for found in tables.MARKED.finditer(stale.read_text(encoding="utf-8"))}
     assert shown == set(tables.TABLES)
+
+
+def test_kernels_compiled_ahead_show_the_most_of_their_forms() -> None:
+    compiled = [
+        {"kernel": "_a_", "capability": 90, "registers": r, "shared_bytes": s, "scratch_bytes": 0, "spill_bytes": p}
+        for r, s, p in ((64, 2048, 0), (128, 1024, 24))
+    ] + [{"kernel": "_a_", "capability": 80, "registers": 72, "shared_bytes": 0, "scratch_bytes": 0, "spill_bytes": 8}]
+    rows = [{**row, "device": DEVICE, "commit": "c"} for row in by_kernel(compiled)]
+    assert rows[0]["forms"] == 2 and rows[0]["registers"] == 128 and rows[0]["shared_bytes"] == 2048
+    assert "| a | 2 | 72, 0 | 128, 2 | 32 |" in table("ahead", rows)
