@@ -10,8 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch._dynamo.backends.debugging import aot_eager  # noqa: E402
-
 from mien.engine.bank import EXTENDED  # noqa: E402
 from mien.engine.cuda import fuse as fusing  # noqa: E402
 from mien.engine.cuda.float8 import Float8Linear  # noqa: E402
@@ -32,6 +30,13 @@ SIZES: dict[str, Any] = {
     "cross_attention_dim": 8,
     "norm_num_groups": 4,
 }
+
+
+def aot_eager(*given: Any, **named: Any) -> Any:
+    """torch's backend, imported late: it imports Triton, and tests/kernels/gpu must be the first to."""
+    from torch._dynamo.backends.debugging import aot_eager as backend
+
+    return backend(*given, **named)
 
 
 def test_the_operators_are_what_torch_expects_of_operators() -> None:

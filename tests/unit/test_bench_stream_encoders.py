@@ -14,10 +14,11 @@ from mien.bench.device_peaks import Peaks
 from mien.bench.paced import Pace
 from mien.bench.random_lane import LaneParts, LaneShape, RandomLane
 from mien.bench.recorder import Recorder, line_of
-from mien.bench.stream_encoders import CLIP, INCLUDES, StreamEncoders, pictures_of
+from mien.bench.stream_encoders import INCLUDES, StreamEncoders, pictures_of
 from mien.engine.errors import InputError, UnavailableError
 
 FRAME = (96, 80)
+CLIP = Path(__file__).resolve().parents[2] / "examples" / "sample.mp4"  # of the tree: a wheel holds none
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_rows_with_an_encoder_stand_beside_those_without(monkeypatch: pytest.Mon
 def test_each_frame_becomes_the_next_packet_of_its_stream(lane: RandomLane) -> None:
     pytest.importorskip("av")
     noise = lane.source.clone()
-    encoders = StreamEncoders("x264", lane, 30.0, "cpu", held=2)
+    encoders = StreamEncoders("x264", lane, 30.0, "cpu", held=2, clip=CLIP)
     for _ in range(4):
         encoders.bring([0, 1])
         assert not torch.equal(lane.source[0], lane.source[1]), "the streams are at other places of the clip"
@@ -79,7 +80,7 @@ def test_each_frame_becomes_the_next_packet_of_its_stream(lane: RandomLane) -> N
 
 def test_a_failed_encoder_is_told(lane: RandomLane) -> None:
     pytest.importorskip("av")
-    encoders = StreamEncoders("x264", lane, 30.0, "cpu", held=2)
+    encoders = StreamEncoders("x264", lane, 30.0, "cpu", held=2, clip=CLIP)
     encoders._contexts[0] = None
     encoders.take([0])
     frame = encoders.out(0)
