@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien.engine.face.points import inter_ocular
+from mien.export.render.body import room
+from mien.export.render.casting import draw_light, draw_person
+from mien.export.render.model import FaceModel, Pose
+from mien.export.render.person import Act, Person, Studio
+from mien.export.render.picture import EYE, FACE, MOUTH, portrait, render
+from mien.export.render.shade import Light
 from mien.export.sample_clip import PACE, SEED, TEXT
 from mien.export.sample_speech import mouth, speak
-from mien.export.tiny.render import EYE, FACE, MOUTH, portrait, render
-from mien.export.tiny.render_body import room
-from mien.export.tiny.render_model import FaceModel, Pose
-from mien.export.tiny.render_person import Act, Person, Studio
-from mien.export.tiny.render_shade import Light
-from mien.export.tiny.renders import draw_light, draw_person
 
 Floats = NDArray[np.float32]
 MODEL = "ict_facekit_f16.npz"

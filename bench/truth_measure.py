@@ -18,7 +18,7 @@ from mien.bench.truth_heads import RATE, Take
 from mien.engine.face.landmarks import Landmarker
 from mien.engine.face.points import inter_ocular, landmark_crop
 from mien.engine.types import Array, Frame
-from mien.export.tiny.render import BACKGROUND
+from mien.export.render.picture import BACKGROUND
 from mien.kernels.color import rgb_to_yuv
 
 MOST_DB = 99.0  # of pictures without any difference

@@ -16,14 +16,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.export.render.body import room
+from mien.export.render.hair import HairStyle
+from mien.export.render.model import Pose
+from mien.export.render.paint import Complexion
+from mien.export.render.person import Act, Person, Studio
+from mien.export.render.picture import portrait, render
+from mien.export.render.shade import Light
 from mien.export.sample_speech import mouth, speak, voice
-from mien.export.tiny.render import portrait, render
-from mien.export.tiny.render_body import room
-from mien.export.tiny.render_hair import HairStyle
-from mien.export.tiny.render_model import Pose
-from mien.export.tiny.render_paint import Complexion
-from mien.export.tiny.render_person import Act, Person, Studio
-from mien.export.tiny.render_shade import Light
 
 SIZE = (720, 1280)
 Floats = NDArray[np.float32]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mien.export.tiny import render as picture_of
-from mien.export.tiny.render_hair import HairStyle
-from mien.export.tiny.render_model import PIVOT, Pose, follow_head, normals
-from mien.export.tiny.render_paint import Complexion
-from mien.export.tiny.render_person import Act, Person, Studio
-from mien.export.tiny.render_raster import Camera, interpolate, nearest, rasterise, splat
-from mien.export.tiny.render_shade import Light, Shadow, tone
+from mien.export.render import picture as picture_of
+from mien.export.render.hair import HairStyle
+from mien.export.render.model import PIVOT, Pose, follow_head, normals
+from mien.export.render.paint import Complexion
+from mien.export.render.person import Act, Person, Studio
+from mien.export.render.raster import Camera, interpolate, nearest, rasterise, splat
+from mien.export.render.shade import Light, Shadow, tone
 
 Floats = NDArray[np.float32]
 SIZE = (40, 50)

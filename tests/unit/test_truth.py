@@ -18,8 +18,8 @@ from mien.bench.truth_heads import MODEL, TRUTHS, Change, Heads, Take, talk
 from mien.bench.truth_measure import MOST_DB, frame_of, motion, psnr
 from mien.engine.bundle import Bundle
 from mien.engine.types import Array
-from mien.export.tiny.render import FACE
-from mien.export.tiny.render_person import Act
+from mien.export.render.person import Act
+from mien.export.render.picture import FACE
 
 
 def test_psnr_of_a_known_difference_counts_the_mask_only() -> None:

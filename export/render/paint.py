@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.export.tiny.render_model import SKIN, FaceModel, smoothstep
-from mien.export.tiny.render_raster import interpolate, rasterise
+from mien.export.render.model import SKIN, FaceModel, smoothstep
+from mien.export.render.raster import interpolate, rasterise
 
 Floats = NDArray[np.float32]
 Colour = tuple[int, int, int]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.export.tiny.render_raster import nearest, unit
+from mien.export.render.raster import nearest, unit
 
 Floats = NDArray[np.float32]
 Colour = tuple[float, float, float]

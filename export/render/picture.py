@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.export.tiny import render_shade
-from mien.export.tiny.render_hair import Strands
-from mien.export.tiny.render_model import CLOTH, EYES, GUMS, SKIN, TEETH, smoothstep
-from mien.export.tiny.render_paint import linear, paint_eye
-from mien.export.tiny.render_person import Act, Moment, Person
-from mien.export.tiny.render_raster import Camera, Hits, interpolate, rasterise, splat, unit
-from mien.export.tiny.render_shade import Light, Shadow
+from mien.export.render import shade
+from mien.export.render.hair import Strands
+from mien.export.render.model import CLOTH, EYES, GUMS, SKIN, TEETH, smoothstep
+from mien.export.render.paint import linear, paint_eye
+from mien.export.render.person import Act, Moment, Person
+from mien.export.render.raster import Camera, Hits, interpolate, rasterise, splat, unit
+from mien.export.render.shade import Light, Shadow
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -116,7 +116,7 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     view = canvas.view(place)
     covered = canvas.image(hits.pixel, np.ones(len(kind), np.float32))
     depth = canvas.image(hits.pixel, np.reciprocal(hits.inverse_depth))
-    cavity = render_shade.hollow(depth, covered, canvas.scale).ravel()[hits.pixel]
+    cavity = shade.hollow(depth, covered, canvas.scale).ravel()[hits.pixel]
     part = np.full(len(kind), BODY, np.uint8)
     colour = np.zeros((len(kind), 3), np.float32)
     shine = np.zeros(len(kind), np.float32)
@@ -150,15 +150,15 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     colour[cloth] = person.cloth * (1 + 0.06 * knit)[:, None]
 
     lit = shadow.visible(place + 0.12 * normal, 0.12)
-    arriving = render_shade.diffuse(normal, lit, cavity, light)
+    arriving = shade.diffuse(normal, lit, cavity, light)
     under = (kind == SKIN).astype(np.float32)
-    spread = render_shade.scatter(canvas.image(hits.pixel, arriving), canvas.image(hits.pixel, under), canvas.scale)
+    spread = shade.scatter(canvas.image(hits.pixel, arriving), canvas.image(hits.pixel, under), canvas.scale)
     arriving = np.where(under[:, None] > 0, spread.reshape(-1, 3)[hits.pixel], arriving)
     out = colour * arriving
     bare = np.flatnonzero(shine > 1e-3)
-    out[bare] += (shine * cavity)[bare, None] * render_shade.gloss(normal[bare], view[bare], lit[bare], light, 18.0)
+    out[bare] += (shine * cavity)[bare, None] * shade.gloss(normal[bare], view[bare], lit[bare], light, 18.0)
     wet = np.flatnonzero(eye | mouth)
-    out[wet] += 0.05 * render_shade.gloss(normal[wet], view[wet], lit[wet], light, 420.0)
+    out[wet] += 0.05 * shade.gloss(normal[wet], view[wet], lit[wet], light, 420.0)
     canvas.colour[hits.pixel], canvas.parts[hits.pixel], canvas.inverse[hits.pixel] = out, part, hits.inverse_depth
 
 
@@ -184,7 +184,7 @@ def _strands(canvas: _Canvas, strands: Strands, base: Floats, cover: float, shad
     depth = strands.depth[curve, low] * (1 - part[:, 0]) + strands.depth[curve, low + 1] * part[:, 0]
     colour = base * strands.tone[curve][:, None]
     lit = shadow.visible(place, 0.5, 2.2)
-    shaded = render_shade.hair_light(tangent, canvas.view(place), lit, depth, colour, canvas.light)
+    shaded = shade.hair_light(tangent, canvas.view(place), lit, depth, colour, canvas.light)
     canvas.colour[pixel] = cover * shaded + (1 - cover) * canvas.colour[pixel]
     canvas.inverse[pixel] = inverse
     return pixel
@@ -204,8 +204,8 @@ def _finish(
     left, top, right, bottom = window
     to, inside = (right - left, bottom - top), (slice(top, bottom), slice(left, right))
     covered = (canvas.inverse > 0).astype(np.float32).reshape(canvas.size)
-    shown = render_shade.tone(canvas.colour, exposure).reshape(*canvas.size, 3)
-    rgb = render_shade.tone(backdrop.reshape(-1, 3), exposure).reshape(backdrop.shape)
+    shown = shade.tone(canvas.colour, exposure).reshape(*canvas.size, 3)
+    rgb = shade.tone(backdrop.reshape(-1, 3), exposure).reshape(backdrop.shape)
     alpha, parts = np.zeros(backdrop.shape[:2], np.float32), np.zeros(backdrop.shape[:2], np.uint8)
     alpha[inside] = cv2.resize(covered, to, interpolation=cv2.INTER_AREA)
     parts[inside] = canvas.parts.reshape(canvas.size)[s // 2 :: s, s // 2 :: s]
@@ -217,4 +217,4 @@ def _finish(
     front = solid.reshape(canvas.size)[y, x]
     behind = 1 / screen[:, 2] - 1 / np.maximum(front, 1e-6) > 0.6
     landmarks = (screen[:, :2] + 0.5) / s - 0.5 + np.array([left, top], np.float32)
-    return Picture(render_shade.encode(rgb), parts, alpha, landmarks.astype(np.float32), behind)
+    return Picture(shade.encode(rgb), parts, alpha, landmarks.astype(np.float32), behind)

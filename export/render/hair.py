@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.export.tiny.render_model import SKIN, FaceModel, smoothstep
-from mien.export.tiny.render_paint import SkinAtlas, brow_cover
-from mien.export.tiny.render_raster import rasterise
+from mien.export.render.model import SKIN, FaceModel, smoothstep
+from mien.export.render.paint import SkinAtlas, brow_cover
+from mien.export.render.raster import rasterise
 
 Floats = NDArray[np.float32]
 _AXIS_TOP, _AXIS_Z, _DOWN = 5.0, -0.5, 8.0

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.export.tiny.render_body import sweater
-from mien.export.tiny.render_hair import HairStyle, Skull, Strands, brows, grow, scalp_cover
-from mien.export.tiny.render_model import CLOTH, FaceModel, Pose, follow_head, normals, smoothstep
-from mien.export.tiny.render_paint import Complexion, SkinAtlas, linear, noise, paint_skin
+from mien.export.render.body import sweater
+from mien.export.render.hair import HairStyle, Skull, Strands, brows, grow, scalp_cover
+from mien.export.render.model import CLOTH, FaceModel, Pose, follow_head, normals, smoothstep
+from mien.export.render.paint import Complexion, SkinAtlas, linear, noise, paint_skin
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
