@@ -66,7 +66,6 @@ class RunReport:
             "passes": self.passes,
             "tracks": self.tracks,
             "encoder": self.encoder,
-            "paste_boxes": [list(box) for box in self.paste_boxes],
             "wall_s": round(self.wall_s, 4),
             "fps": round(self.frames_in / self.wall_s, 3) if self.wall_s > 0 else 0.0,
             "stages": self.clocks.table(),
@@ -76,13 +75,20 @@ class RunReport:
             "settings": self.settings,
             "versions": versions(),
             "notes": self.notes,
+            "paste_boxes": [list(box) for box in self.paste_boxes],
         }
+
+    def as_json(self) -> str:
+        """The text of the report file; its boxes, thousands in a long clip, come last and take a line each."""
+        fields = self.as_dict()
+        boxes = ",\n  ".join(map(json.dumps, fields.pop("paste_boxes")))
+        return json.dumps(fields, indent=1).removesuffix("\n}") + f',\n "paste_boxes": [\n  {boxes}\n ]\n}}\n'
 
     def write(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all; an older report is replaced. Raises MediaError, RunError."""
         part = PartFile(check_output(path, None, overwrite=True), overwrite=True)
         try:
-            part.write(json.dumps(self.as_dict(), indent=1).encode() + b"\n")
+            part.write(self.as_json().encode())
             part.commit()
         except BaseException:
             part.abort()

@@ -121,8 +121,15 @@ def test_the_report_file(make_clip: MakeClip, tmp_path: Path) -> None:
     report.write(tmp_path / "report.json")
     wanted = """input output frames_in frames_out frames_edited frames_passed_through frames_dropped passes tracks paste_boxes
         wall_s fps stages latency_ms peak_rss_bytes backend device bundle settings versions"""
-    values = json.loads((tmp_path / "report.json").read_text())
+    text = (tmp_path / "report.json").read_text()
+    values = json.loads(text)
     assert set(wanted.split()) <= set(values)
+    assert values["paste_boxes"] == report.as_dict()["paste_boxes"] != []
+    assert text.splitlines()[-3:] == [f"  {json.dumps(values['paste_boxes'][-1])}", " ]", "}"], (
+        "a box a line, at the end"
+    )
+    report.paste_boxes.clear()
+    assert json.loads(report.as_json())["paste_boxes"] == []
     assert set(values["latency_ms"]) == {"p50", "p95", "p99"}
     assert set(values["stages"]["edit"]) == {"calls", "total_s", "share", "p50_ms", "p95_ms", "p99_ms"}
 
