@@ -26,7 +26,7 @@ STAGES: dict[str, tuple[str, float]] = {
     "detector": ("detector", 75),
     "autoencoder": ("autoencoder", 40),
     "pairs": ("pairs", 0),
-    "difference": ("difference", 150),
+    "difference": ("difference", 210),
     "denoiser": ("denoiser", 45),
     "decoder": ("decoder", 20),
     "pack": ("pack", 0),
