@@ -28,7 +28,6 @@ from mien.engine.compose import FaceEdit, FaceJob
 from mien.engine.config import EngineConfig
 from mien.engine.editor import Editor
 from mien.engine.errors import InputError, RunError
-from mien.engine.face.warp import warp_crop
 from mien.engine.frame_crop import crop_frame
 from mien.engine.spec import EditSpec
 from mien.engine.survey import CODE_EVERY, BegunFrame, finish_faces
@@ -143,7 +142,7 @@ def errors_of(job: FaceJob, result: Array) -> Array:
     where = job.mask > 0.5
     if not where.any():
         return np.zeros(4)
-    moved = job.crop if job.field is None else warp_crop(job.crop, job.field)
+    moved = job.crop if job.motion is None else job.motion.of_crop(job.crop)
     squares = [float(np.square(127.5 * (result - other)[:, where]).mean()) for other in (job.crop, moved)]
     lumas = [np.tensordot(LUMA, picture, 1) for picture in (result, job.crop)]
     return np.array([*squares, *(float(np.abs(cv2.Laplacian(luma, cv2.CV_32F))[where].mean()) for luma in lumas)])

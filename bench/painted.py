@@ -50,7 +50,7 @@ def painted(edit: str, pictures: Sequence[Array], meshes: Array) -> list[Array]:
     for picture, mesh in zip(pictures, meshes, strict=True):
         nothing = np.zeros(picture.shape[:2], np.float32)
         face = Face(picture.astype(np.float32) / 255, mesh, nothing, nothing + 1)
-        result = PAINTERS[edit](face.rgb, face, face, 1.0, np.random.default_rng(0))
+        result = PAINTERS[edit](face.rgb, face, 1.0, np.random.default_rng(0))
         out.append((np.clip(result, 0, 1) * 255 + 0.5).astype(np.uint8))
     return out
 

@@ -22,6 +22,7 @@ from mien.engine.bundle import Bundle
 from mien.engine.compose import crop_scale
 from mien.engine.config import EngineConfig
 from mien.engine.edits import Method, View
+from mien.engine.errors import EditError
 from mien.engine.face.align import crop_to_frame, ffhq_quad, widened
 from mien.engine.face.detect import decode, suppress
 from mien.engine.face.mask import GRID_PX, FaceMasks
@@ -43,6 +44,8 @@ class PlainWay:
         names = {"detector", "landmarks", "parser", *method_class.networks(spec, bundle.manifest)}
         self._networks = {name: bundle.load(name, "torch", config) for name in sorted(names)}
         active = [(bundle.edits[name], strength) for name, strength in spec.active]
+        if parting := [edit.name for edit, _ in active if edit.parts_lips]:
+            raise EditError(f"the plain way cannot part lips: leave out {parting[0]}")
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self._regions = method_class.regions(spec, bundle.manifest)
         self._within = spec.region

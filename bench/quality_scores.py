@@ -178,7 +178,6 @@ SCORES: Mapping[str, Score] = {
     "lipstick": Colour("lips", (0, 1, 0, 0)),
     "skin_tone": Colour("skin", (-1, 0, 0, 0)),
     "sunglasses": Colour("eyes", (-1, 0, 0, 0)),
-    "beard": Colour("beard", (-1, 0, 0, 0)),
     "age": Ageing(),
 }
 

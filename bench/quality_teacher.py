@@ -28,7 +28,6 @@ _LIPS_INNER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 
 _EYE_LEFT = (130, 226, 247, 30, 29, 27, 28, 56, 190, 243, 112, 26, 22, 23, 24, 110, 25)
 _EYE_RIGHT = (359, 446, 467, 260, 259, 257, 258, 286, 414, 463, 341, 256, 252, 253, 254, 339, 255)
 _BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
-_BEARD = (58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 327, 2, 98)
 
 
 def window_of(box: Window, frame: Frame) -> Window:
@@ -92,8 +91,6 @@ class Seen:
             return draw(_LIPS_OUTER) & ~draw(_LIPS_INNER)
         if name == "eyes":
             return draw(_EYE_LEFT) | draw(_EYE_RIGHT)
-        if name == "beard":
-            return draw(_BEARD) & ~draw(_LIPS_OUTER)
         holes = [_LIPS_OUTER, _EYE_LEFT, _EYE_RIGHT, *_BROWS]
         return np.asarray(self.hull & ~np.logical_or.reduce([draw(hole) for hole in holes]))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import cv2
@@ -16,9 +18,10 @@ from mien.engine.blend import poisson
 from mien.engine.clock import Clock
 from mien.engine.edits import Answer, Method, View
 from mien.engine.face.align import crop_to_frame, paste_box, widened
+from mien.engine.face.face_motion import FaceMotion, face_motion, parting_motion
 from mien.engine.face.mask import GRID_PX, FaceMasks, blur
 from mien.engine.face.points import invert, transform
-from mien.engine.face.warp import motions, moved_points, warp_crop, warp_field
+from mien.engine.face.warp import motions, scaled
 from mien.engine.frame_crop import bit_depth, crop_frame
 from mien.engine.manifest import AttributeEdit
 from mien.engine.rows import RowGathering
@@ -67,15 +70,15 @@ class FaceMemory:
 class FaceJob:
     """One face of one frame, begun: what `FaceEdit.finish` needs, and nothing that a later frame changes.
 
-    crop: (3, S, S), not warped. field: (G, G, 2) backward warp. mask: (S, S). points: (68, 2) in crop pixels. hidden: (S, S)
-    or None, where edits may hide what was there.
+    crop: (3, S, S), not moved. motion: None where nothing moves. mask: (S, S). points: (68, 2) in crop pixels, not moved. hidden:
+    (S, S) or None, where edits may hide what was there.
     """
 
     track: FaceTrack
     affine: Array
     box: PixelBox
     crop: Array
-    field: Array | None
+    motion: FaceMotion | None
     mask: Array
     points: Array
     hidden: Array | None
@@ -136,6 +139,7 @@ class FaceEdit:
         self._regions = regions
         self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
         self._within, self._poisson = spec.region, spec.blend == "poisson"
+        self._parts_lips = any(edit.parts_lips for edit, _ in active)
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self.crop_px, self._scale = crop_px, crop_scale(spec, edits)
         self._parser, self._threads, self._clock = parser, threads, clock
@@ -166,12 +170,12 @@ class FaceEdit:
         with self._clock("mask"):
             points = transform(invert(affine), place.points)
             masks = FaceMasks(probabilities, points, self.crop_px, image[0])
-            field = self._field(masks, points, memory)
+            motion = self._motion(masks, points, memory, crop, affine, place.weight)
             mask = masks.enlarged(self._steady(memory, "region", masks.soft(self._regions, self._within)))
             hidden = None
             if self._hiding:
                 hidden = masks.enlarged(self._steady(memory, "hidden", masks.soft(self._hiding, self._within)))
-        return FaceJob(memory.track, affine, box, crop, field, mask, points, hidden, place.weight)
+        return FaceJob(memory.track, affine, box, crop, motion, mask, points, hidden, place.weight)
 
     def answers(self, jobs: Sequence[FaceJob]) -> list[Answered]:
         """The method's, for the faces of one frame."""
@@ -187,8 +191,8 @@ class FaceEdit:
     def _answer(self, job: FaceJob) -> Answered:
         with nullcontext() if self._gathering is None else self._gathering.at_work():
             crop, points = job.crop, job.points
-            if self.method.wants_code() and job.field is not None:
-                crop, points = warp_crop(crop, job.field), moved_points(points, job.field, self.crop_px)
+            if self.method.wants_code() and job.motion is not None:
+                crop, points = job.motion.of_crop(crop), job.motion.of_points(points, self.crop_px)
             return crop, self.method.finish(job.track, View(crop, job.mask, points, job.hidden))
 
     def finish(
@@ -204,30 +208,43 @@ class FaceEdit:
         if answer is not None and self._poisson:
             with self._clock("blend"):
                 answer = poisson(answer, crop, job.mask)
-        if answer is None and job.field is None:
+        if answer is None and job.motion is None:
             return planes, None
         with self._clock("composite"):
             weight = np.float32(job.weight)
             shared: Any = {"box": job.box, "threads": self._threads, "matrix": frame.matrix}
             shared |= {"color_range": frame.color_range, "bit_depth": bit_depth(frame)}
-            warp = None if job.field is None else job.field * weight
+            warp, inside = (None, None) if job.motion is None else (job.motion.field, job.motion.inside)
             difference = None if answer is None else answer.difference
+            mask = job.mask if job.weight == 1.0 else job.mask * weight
             if difference is not None or warp is not None:
-                mask = job.mask if job.weight == 1.0 else job.mask * weight
                 added = self._nothing if difference is None else difference
                 planes = composite_delta_yuv(planes, job.affine, added, mask, warp, **shared)
+            if inside is not None:
+                picture, share = inside
+                if difference is not None:
+                    picture = picture + mask * difference
+                planes = composite_replace_yuv(planes, job.affine, picture, share, **shared)
             if answer is not None and answer.cover is not None:
                 picture, share = answer.cover
                 planes = composite_replace_yuv(planes, job.affine, picture, share * weight, **shared)
         return planes, job.box
 
-    def _field(self, masks: FaceMasks, points: Array, memory: FaceMemory) -> Array | None:
+    def _motion(
+        self, masks: FaceMasks, points: Array, memory: FaceMemory, crop: Array, affine: Array, weight: float
+    ) -> FaceMotion | None:
         if not self._motions:
             return None
         support = masks.support()
         if self._within is not None:
             support = support * blur(masks.region(self._within), 2.0)
-        return warp_field(self._motions, points, self._steady(memory, "support", support), self.crop_px)
+        support = self._steady(memory, "support", support)
+        moved = scaled(self._motions, weight)
+        if not self._parts_lips:
+            return face_motion(moved, points, self.crop_px, support)
+        pixel = 1.0 / math.hypot(affine[0, 0], affine[1, 0])
+        share = masks.enlarged(support)
+        return parting_motion(moved, points, crop, support, share, pixel, partial(self._steady, memory, "seam"))
 
     def _steady(self, memory: FaceMemory, name: str, mask: Array) -> Array:
         """A mask averaged over the track's crops of this width."""

@@ -109,6 +109,7 @@ class AttributeEdit:
     denoiser does not run for it. target: where the direction leads, None for one that adds. template: landmark motions.
     regions: names of the mask's regions, united. t_max: timestep where the denoising starts, 1..999. gain: factor on the
     direction's difference. hides: whether what it draws hides what was there, down to the frame's own detail (dark glasses).
+    parts_lips: whether the template tears the lips apart, and the gap shows the inside of a mouth, see face/lips.py.
     crop_scale: how many times as wide as FFHQ's the crop may be, for what reaches beyond the face (long hair).
     """
 
@@ -122,6 +123,7 @@ class AttributeEdit:
     gain: float
     composition: Composition
     hides: bool = False
+    parts_lips: bool = False
     crop_scale: float = 1.0
     target: Target | None = None
 
@@ -309,6 +311,7 @@ def _edit(name: str, section: Section) -> AttributeEdit:
         gain=section.number("gain"),
         composition=section.choice("composition", ("delta", "replace")),
         hides=section.flag("hides"),
+        parts_lips=section.flag("parts_lips"),
         crop_scale=section.number("crop_scale", 1.0, MAX_CROP_SCALE) if section.has("crop_scale") else 1.0,
         target=_target(section.section("target")) if section.has("target") else None,
     )
@@ -317,6 +320,8 @@ def _edit(name: str, section: Section) -> AttributeEdit:
         raise BundleError(f"{section.where}.regions: an edit needs at least one region")
     if edit.direction is None and not edit.template:
         raise BundleError(f"{section.where}: an edit needs a direction or a template, this one has neither")
+    if edit.parts_lips and not edit.template:
+        raise BundleError(f"{section.where}: lips part by a template, this edit has none")
     if edit.direction is None and edit.target is not None:
         raise BundleError(f"{section.where}: a target needs a direction that leads there, this edit has none")
     return edit

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ POINT_ITERATIONS, POINT_DAMPING = 30, 0.4
 # of the Gaussians move three times as many samples as can be seen to move.
 STILL_PX = 1 / 512
 
-NO_SECOND_MAP: Array = np.empty(0, np.float32)  # what cv2.remap takes where the first map has both coordinates
+NO_SECOND_MAP: Any = None  # where the first map has both coordinates; an empty array reads beyond its end in OpenCV 5
 
 Motions = dict[int, tuple[float, float, float]]
 """landmark -> (dx, dy, sigma): in inter-ocular distances, along the face's own axes."""
@@ -45,6 +46,11 @@ def motions(templates: Iterable[tuple[tuple[LandmarkShift, ...], float]]) -> Mot
                 dx, dy, sigma = out.get(point, (0.0, 0.0, 0.0))
                 out[point] = (dx + x * shift.dx, dy + y * shift.dy, max(sigma, shift.sigma))
     return out
+
+
+def scaled(moved: Motions, weight: float) -> Motions:
+    """Motions of so many times their size."""
+    return {point: (weight * dx, weight * dy, sigma) for point, (dx, dy, sigma) in moved.items()}
 
 
 def node_positions(size: int, grid: int = GRID) -> Array:
@@ -91,14 +97,26 @@ def backward_field(forward: Array, size: int) -> Array:
 def warp_field(moved: Motions, points: Array, support: Array, size: int, grid: int = GRID) -> Array | None:
     """(G, G, 2) float32 backward field in crop pixels, times the support (P, P) in [0, 1]; None where nothing moves.
 
-    Motions of less than STILL_PX, the Gaussians' far tails, are set to zero.
+    The Gaussians' far tails are cut, see `held_still`.
     """
     if not any(dx or dy for dx, dy, _ in moved.values()):
         return None
-    back = backward_field(forward_field(moved, points, size, grid), size)
+    return held_still(backward_field(forward_field(moved, points, size, grid), size), support)
+
+
+def held_still(back: Array, support: Array) -> Array:
+    """A backward field (G, G, 2) float32 times the support (P, P) in [0, 1]; motions of less than STILL_PX become none."""
+    grid = len(back)
     held = cv2.resize(support, (grid, grid), interpolation=cv2.INTER_AREA)
-    held[cv2.magnitude(back[..., 0], back[..., 1]) * held < STILL_PX] = 0
+    held[np.hypot(back[..., 0], back[..., 1]) * held < STILL_PX] = 0
     return np.asarray(back * held[..., None], np.float32)
+
+
+def sample_field(field: Array, places: Array, size: int) -> Array:
+    """(n, 2) the values of a field (G, G, 2) at places (n, 2) in pixels of a crop of side `size`, its edge continued."""
+    at = ((places[:, None] + 0.5) * (len(field) / size) - 0.5).astype(np.float32)
+    values = cv2.remap(field.astype(np.float32), at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(values[:, 0])
 
 
 def warp_crop(image: Array, field: Array) -> Array:
@@ -124,12 +142,9 @@ def warp_crop(image: Array, field: Array) -> Array:
 
 def moved_points(points: Array, field: Array, size: int) -> Array:
     """Where points (n, 2) in pixels of a crop of side `size` go under a backward field: the q with q + B(q) = p, by iteration."""
-    step = field.shape[0] / size
     out = np.array(points)
     for _ in range(POINT_ITERATIONS):
-        at = ((out[:, None] + 0.5) * step - 0.5).astype(np.float32)
-        shift = cv2.remap(field, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
-        out += POINT_DAMPING * (points - shift - out)
+        out += POINT_DAMPING * (points - sample_field(field, out, size) - out)
     return out
 
 

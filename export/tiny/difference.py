@@ -44,7 +44,7 @@ from mien.export.tiny.stage import Arguments
 BATCH, CUDA_BATCH = 24, 96
 DIRECTION_STD, T_VAL = 0.3, 300
 # How much oftener than the others an edit is drawn: what is faint and narrow takes longest to learn.
-OFTENER = {"age": 4.0, "smile": 2.5, "eyes_closed": 2.5, "mouth_open": 2.0, "lipstick": 2.0, "beard": 0.3}
+OFTENER = {"age": 4.0, "smile": 2.5, "eyes_closed": 2.5, "lipstick": 2.0}
 NOTHING_SHARE, LATER_SHARE, SEEN_SHARE = 0.04, 0.35, 0.25
 SHARPNESS, SHARP_STEPS = 0.5, 4000
 RECIPE = Recipe(1e-3, 2e-5, 1e-3, average=0.998)

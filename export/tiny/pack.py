@@ -28,9 +28,7 @@ from mien.export.tiny.paint import EDITS_FILE
 from mien.export.tiny.quantize import calibration, quantize
 from mien.export.tiny.stage import Arguments
 
-VERSION = "0.7.0"
-# Trained, but not yet good enough: the network knows where a beard grows, not its grain; from near it is a smudge.
-HELD_BACK = ("beard",)
+VERSION = "0.8.0"
 BANK_TOKENS = (256, 64, 64, 256)
 LICENCES = {
     "weights": "Apache-2.0",
@@ -194,8 +192,10 @@ def run(args: Arguments) -> None:
     """Write the bundle to the package's bundles/tiny; raises where a file differs from torch by more than float16 explains."""
     synthesis, directions, channels = _synthesis_parts(args.runs)
     parts = _analysis_parts(args.runs) | synthesis
+    edits = json.loads(EDITS_FILE.read_text())
+    used = {edit["direction"] for edit in edits.values()}
     files: dict[str, bytes | Path] = {
-        "directions.npz": pack_directions({key: value.numpy() for key, value in directions.items()}),
+        "directions.npz": pack_directions({key: value.numpy() for key, value in directions.items() if key in used}),
         "MODEL_CARD.md": Path(__file__).with_name("MODEL_CARD.md"),
     }
     networks: dict[str, Any] = {}
@@ -213,7 +213,6 @@ def run(args: Arguments) -> None:
         if name in samples:
             files[f"{name}.int8.onnx"] = store_float16(quantize(model, samples[name])).SerializeToString()
             networks[name]["int8"] = {"file": f"{name}.int8.onnx"}
-    edits = {name: edit for name, edit in json.loads(EDITS_FILE.read_text()).items() if name not in HELD_BACK}
     manifest = {
         "name": "tiny",
         "version": VERSION,

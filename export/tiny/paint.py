@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mien.engine.face.warp import Motions, motions, moved_points, warp_crop, warp_field
+from mien.engine.face.face_motion import FaceMotion, face_motion, parting_motion
+from mien.engine.face.warp import Motions, motions, warp_crop
 from mien.engine.manifest import BACK, LandmarkShift
 from mien.engine.types import Array
 from mien.export.tiny.draw_age import age, smile_folds
-from mien.export.tiny.draw_beard import beard
 from mien.export.tiny.draw_eyes import closed_eyes
 from mien.export.tiny.draw_glasses import sunglasses
 from mien.export.tiny.draw_makeup import lipstick, skin_tone
-from mien.export.tiny.draw_mouth import mouth_interior
 from mien.export.tiny.recolour import recolour_hair
+from mien.export.tiny.strokes import LOWER_LIP
 from mien.export.tiny.teachers import MESH_TO_68
 
 EDITS_FILE = Path(__file__).with_name("edits.json")
@@ -34,23 +34,21 @@ class Face(NamedTuple):
     person: Array
 
 
-Painter = Callable[[Array, Face, Face, float, np.random.Generator], Array]
+Painter = Callable[[Array, Face, float, np.random.Generator], Array]
 
-# Each takes what is painted so far, the face after and before the templates moved it, a strength, and answers the picture
-# with its edit; in the order in which they are painted over each other.
+# Each takes what is painted so far, the face as the templates moved it, a strength, and answers the picture with its edit; in the
+# order in which they are painted over each other.
 PAINTERS: dict[str, Painter] = {
-    "skin_tone": lambda rgb, face, _, s, rng: skin_tone(rgb, face.mesh, face.hair, face.person, s),
-    "lipstick": lambda rgb, face, _, s, rng: lipstick(rgb, face.mesh, face.person, s),
-    "age": lambda rgb, face, _, s, rng: age(rgb, face.mesh, face.hair, face.person, s, rng),
-    "hair_dark": lambda rgb, face, _, s, rng: recolour_hair(rgb, face.hair, "hair_dark", s),
-    "hair_blond": lambda rgb, face, _, s, rng: recolour_hair(rgb, face.hair, "hair_blond", s),
-    "hair_red": lambda rgb, face, _, s, rng: recolour_hair(rgb, face.hair, "hair_red", s),
-    "hair_grey": lambda rgb, face, _, s, rng: recolour_hair(rgb, face.hair, "hair_grey", s),
-    "smile": lambda rgb, face, _, s, rng: smile_folds(rgb, face.mesh, s),
-    "beard": lambda rgb, face, _, s, rng: beard(rgb, face.mesh, face.hair, face.person, s),
-    "mouth_open": lambda rgb, face, before, s, rng: mouth_interior(rgb, before.rgb, before.mesh, face.mesh, s),
-    "eyes_closed": lambda rgb, face, _, s, rng: closed_eyes(rgb, face.mesh, s),
-    "sunglasses": lambda rgb, face, _, s, rng: sunglasses(rgb, face.mesh, s, hair=face.hair),
+    "skin_tone": lambda rgb, face, s, rng: skin_tone(rgb, face.mesh, face.hair, face.person, s),
+    "lipstick": lambda rgb, face, s, rng: lipstick(rgb, face.mesh, face.person, s),
+    "age": lambda rgb, face, s, rng: age(rgb, face.mesh, face.hair, face.person, s, rng),
+    "hair_dark": lambda rgb, face, s, rng: recolour_hair(rgb, face.hair, "hair_dark", s),
+    "hair_blond": lambda rgb, face, s, rng: recolour_hair(rgb, face.hair, "hair_blond", s),
+    "hair_red": lambda rgb, face, s, rng: recolour_hair(rgb, face.hair, "hair_red", s),
+    "hair_grey": lambda rgb, face, s, rng: recolour_hair(rgb, face.hair, "hair_grey", s),
+    "smile": lambda rgb, face, s, rng: smile_folds(rgb, face.mesh, s),
+    "eyes_closed": lambda rgb, face, s, rng: closed_eyes(rgb, face.mesh, s),
+    "sunglasses": lambda rgb, face, s, rng: sunglasses(rgb, face.mesh, s, hair=face.hair),
 }
 EDITS = tuple(PAINTERS)
 
@@ -84,18 +82,32 @@ def make_pair(strengths: Mapping[str, float], face: Face, rng: np.random.Generat
     after = _warped(face, moved)
     target = after.rgb
     for name, strength in active.items():
-        target = PAINTERS[name](target, after, face, strength, rng)
+        target = PAINTERS[name](target, after, strength, rng)
     return after, target
 
 
+def opened(face: Face, strength: float) -> Face:
+    """A face whose mouth is opened as the edit mouth_open does it: mouths of the tiles are closed, those of people who talk are not."""
+    moved = motions([(template_of("mouth_open"), strength)])
+    crop, everywhere = _planes(face.rgb) * 2 - 1, np.ones(face.rgb.shape[:2], np.float32)
+    return _moved(face, parting_motion(moved, _points(face), crop, everywhere, everywhere, 1.0, lambda seam: seam))
+
+
 def _warped(face: Face, moved: Motions) -> Face:
-    size = face.rgb.shape[0]
-    points = face.mesh[MESH_TO_68, :2].astype(np.float64)
-    field = warp_field(moved, points, np.ones((128, 128), np.float32), size)
-    if field is None:
-        return face
-    planes = np.ascontiguousarray(np.dstack([face.rgb, face.hair, face.person]).transpose(2, 0, 1))
-    out = np.clip(warp_crop(planes, field), 0, 1)
-    rgb = np.ascontiguousarray(out[:3].transpose(1, 2, 0))
-    mesh = np.column_stack([moved_points(face.mesh[:, :2], field, size), face.mesh[:, 2:]])
-    return Face(rgb, mesh, np.asarray(out[3]), np.asarray(out[4]))
+    motion = face_motion(moved, _points(face), face.rgb.shape[0], np.ones((128, 128), np.float32))
+    return face if motion is None else _moved(face, motion)
+
+
+def _moved(face: Face, motion: FaceMotion) -> Face:
+    rgb = motion.of_crop(_planes(face.rgb) * 2 - 1).transpose(1, 2, 0) * 0.5 + 0.5
+    hair, person = np.clip(warp_crop(_planes(np.dstack([face.hair, face.person])), motion.field), 0, 1)
+    mesh = motion.of_points(face.mesh[:, :2], face.rgb.shape[0], LOWER_LIP)
+    return Face(np.ascontiguousarray(np.clip(rgb, 0, 1)), np.column_stack([mesh, face.mesh[:, 2:]]), hair, person)
+
+
+def _planes(picture: Array) -> Array:
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def _points(face: Face) -> Array:
+    return face.mesh[MESH_TO_68, :2].astype(np.float64)

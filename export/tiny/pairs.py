@@ -1,9 +1,10 @@
 """Stage `pairs`: synthetic before/after pairs for every edit and for several at once, as latents, cached for the denoiser.
 
 A sample is a tile under a random similarity, gain, gamma and flip (of the finished pictures: the generators draw one way
-round). It has E entries of one edit each, in the order of EDITS, and COMBINATIONS of two to four. An entry holds the operation
-as it is deployed: the source the network will see (for a smile: already warped by the landmark template), and the target the
-edits' generators paint on it (see paint.py). Samples of val tiles are unaugmented, their edits of full strength.
+round), three in ten with the mouth opened. It has E entries of one edit each, in the order of EDITS, and COMBINATIONS of two to
+four. An entry holds the operation as it is deployed: the source the network will see (for a smile: already warped by the landmark
+template), and the target the edits' generators paint on it (see paint.py). Samples of val tiles are unaugmented, their edits of full
+strength.
 
 Writes to `<runs>/pairs`, M samples, N = E + COMBINATIONS entries:
   plain_w.npy (M, 128, 128, 3) uint8 the W+ encoder's view of the unedited crop;
@@ -26,7 +27,7 @@ from mien.engine.face.points import MIRRORED
 from mien.engine.networks.autoencoder import Encoder
 from mien.engine.types import Array
 from mien.export.tiny.dataset import Prepared
-from mien.export.tiny.paint import EDITS, Face, make_pair, range_of
+from mien.export.tiny.paint import EDITS, Face, make_pair, opened, range_of
 from mien.export.tiny.prepare import CROP_PX, PADDED_PX
 from mien.export.tiny.stage import Arguments
 from mien.export.tiny.teachers import MESH_TO_68
@@ -34,6 +35,7 @@ from mien.export.tiny.teachers import MESH_TO_68
 NEGATIVE = {"smile": 0.4, "age": 0.4, "skin_tone": 0.4}  # share of strengths below 0
 ALTERNATIVES = {"hair_dark", "hair_blond", "hair_red", "hair_grey"}  # no two of these at once
 VIEW_PX, AUGMENTATIONS, COMBINATIONS = 128, 2, 4
+OPENED_SHARE, LEAST_OPENED = 0.3, 0.2  # of the faces, and by how much of the edit mouth_open at least
 
 
 def draw_strength(name: str, rng: np.random.Generator) -> float:
@@ -61,7 +63,7 @@ def draw_entries(rng: np.random.Generator, full: bool) -> Array:
 
 
 def augment(prepared: Prepared, tile: int, rng: np.random.Generator | None) -> Face:
-    """A tile as a face of 256 x 256 pixels; unchanged and centred where rng is None."""
+    """A tile as a face of 256 x 256 pixels, some with an opened mouth; unchanged and centred where rng is None."""
     m = np.array([[1.0, 0, -32], [0, 1.0, -32]])
     if rng is not None:
         c = (PADDED_PX - 1) / 2
@@ -83,7 +85,10 @@ def augment(prepared: Prepared, tile: int, rng: np.random.Generator | None) -> F
         rgb = np.clip(
             rgb ** np.float32(np.exp(rng.normal(0, 0.15))) * np.exp(rng.normal(0, 0.05, 3)).astype(np.float32), 0, 1
         )
-    return Face(rgb, mesh, hair, person)
+    face = Face(rgb, mesh, hair, person)
+    if rng is not None and rng.random() < OPENED_SHARE:
+        face = opened(face, float(rng.uniform(LEAST_OPENED, 1.0)))
+    return face
 
 
 _state: tuple[Prepared, Encoder] | None = None

@@ -8,13 +8,11 @@ import pytest
 
 from mien.export.tiny import pairs
 from mien.export.tiny.draw_age import age, smile_folds
-from mien.export.tiny.draw_beard import CHEEK_LINE, beard, density
 from mien.export.tiny.draw_glasses import sunglasses
 from mien.export.tiny.draw_makeup import lips, lipstick, skin_tone
-from mien.export.tiny.draw_mouth import lip_gap, mouth_interior
 from mien.export.tiny.face_marks import CREASES, FOLDS, Canvas
 from mien.export.tiny.matte import hair_matte, skin_mask
-from mien.export.tiny.paint import EDITS, EDITS_FILE, Face, make_pair
+from mien.export.tiny.paint import EDITS, EDITS_FILE, Face, make_pair, opened
 from mien.export.tiny.recolour import HAIR_COLOURS, recolour_hair
 from mien.export.tiny.strokes import (
     BROWS,
@@ -58,7 +56,6 @@ def _mesh(gap: float = 0.0) -> np.ndarray:
         mesh[list(arc), :2] = np.stack([64 + half * t, y], 1)
     places = {33: (42, 60), 133: (54, 60), 263: (86, 60), 362: (74, 60), 105: (47, 50), 334: (81, 50), 168: (64, 60)}
     places |= {234: (34, 68), 454: (94, 68), 164: (64, 82), 1: (64, 74), 2: (64, 79)}
-    mesh[list(CHEEK_LINE), :2] = np.stack([np.linspace(90, 38, len(CHEEK_LINE)), np.full(len(CHEEK_LINE), 80)], 1)
     for index, at in places.items():
         mesh[index, :2] = at
     return mesh
@@ -190,55 +187,6 @@ def test_skin_tone_has_two_opposite_signs(face: Face) -> None:
     np.testing.assert_allclose(tanned[:, :20], rgb[:, :20], atol=1e-3)
 
 
-def test_a_beard_is_dark_and_off_the_lips(face: Face) -> None:
-    rgb, mesh, hair, person = face
-    grown = density(mesh, (SIZE, SIZE))
-    assert 0 <= grown.min() and grown.max() <= 1 and grown[:70].max() < 0.5 and grown[90, 64] == 0
-    out = beard(rgb, mesh, hair, person, 1.0)
-    assert out[102:108, 60:68].mean() < 0.6 * rgb[102:108, 60:68].mean()
-    np.testing.assert_array_equal(out, beard(rgb, mesh, hair, person, 1.0))  # the same face, the same beard
-
-
-def test_a_beard_is_trimmed(face: Face) -> None:
-    """Skin is seen between the hairs, a low strength is a shadow, and what is a beard already stays."""
-    rgb, mesh, hair, person = face
-    chin = slice(102, 108), slice(60, 68)
-    freckled = rgb.copy()
-    freckled[104, 64] *= 0.8
-    out, spotted = beard(rgb, mesh, hair, person, 1.0), beard(freckled, mesh, hair, person, 1.0)
-    assert out[chin].min() > 0.15 * rgb[chin].min() and spotted[104, 64].mean() < 0.9 * out[104, 64].mean()
-    levels = [float(beard(rgb, mesh, hair, person, s)[chin].mean()) for s in (0.0, 0.3, 0.6, 1.0)]
-    assert levels == sorted(levels, reverse=True) and levels[1] > 0.7 * levels[0]
-    bearded = rgb.copy()
-    bearded[98:113, 54:76] *= 0.2
-    assert np.abs(beard(bearded, mesh, hair, person, 1.0) - bearded)[chin].max() < 0.03
-
-
-def test_the_mouth_is_painted_between_lips_that_were_closed(face: Face) -> None:
-    rgb = face[0]
-    closed = _mesh()
-    lowered = closed.copy()
-    lowered[list(OUTER_LOWER[1:-1]), 1] += 14
-    out = mouth_interior(rgb, rgb, closed, lowered, 1.0)
-    assert out[101, 64].mean() < 0.5 * rgb[101, 64].mean()  # the cavity
-    assert out[93, 64].mean() > 1.8 * out[101, 64].mean()  # teeth above
-    np.testing.assert_allclose(out[:86], rgb[:86], atol=1e-6)
-    np.testing.assert_allclose(out[108:], rgb[108:], atol=1e-6)
-
-
-def test_an_open_mouth_keeps_its_inside(face: Face) -> None:
-    rgb, mesh = face[:2]
-    assert lip_gap(mesh) == 0.0
-    wide = _mesh(gap=16.0)
-    assert mouth_interior(rgb, rgb, wide, wide, 1.0) is rgb
-    parted, lowered = _mesh(gap=5.0), _mesh(gap=5.0)
-    lowered[list(OUTER_LOWER[1:-1]), 1] += 10
-    own = rgb.copy()
-    own[90:95, 56:72] = 0.9  # teeth
-    out = mouth_interior(rgb, own, parted, lowered, 1.0)
-    assert out[92, 64].min() > 0.8 and out[101, 64].max() < 0.45
-
-
 def test_a_side_turned_away_is_not_seen() -> None:
     mesh = _mesh()
     assert side_weights(mesh) == (1.0, 1.0)
@@ -264,8 +212,7 @@ def test_points_move_with_the_picture(face: Face) -> None:
     x, y = face.mesh[index, :2]
     dotted = face.rgb.copy()
     cv2.circle(dotted, (round(x), round(y)), 1, (0.0, 1.0, 0.0), -1)
-    moved, _ = make_pair({"mouth_open": 1.0}, face._replace(rgb=dotted), np.random.default_rng(0))
-    plain, _ = make_pair({"mouth_open": 1.0}, face, np.random.default_rng(0))
+    moved, plain = opened(face._replace(rgb=dotted), 1.0), opened(face, 1.0)
     rows, columns = np.nonzero(np.abs(moved.rgb - plain.rgb).sum(-1) > 0.1)
     assert moved.mesh[index, 1] > y + 5
     np.testing.assert_allclose(moved.mesh[index, :2], (columns.mean(), rows.mean()), atol=0.5)

@@ -1,0 +1,171 @@
+"""Lips that part: the landmark warp, torn along the seam between them, and the gap that opens.
+
+One smooth field would stretch both lips over the gap. So the field is made twice, for the upper side of the seam without the motions of
+the lower lip and jaw and for the lower side without those of the upper lip. Each side of the gap takes its own; towards the corners of
+the mouth, and beyond them, both are the same. The seam is the darkest line near the landmarks of the inner lips, which are seldom
+nearer to it than two or three pixels of a crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mien.engine.face.points import face_axes
+from mien.engine.face.warp import (
+    NO_SECOND_MAP,
+    Motions,
+    backward_field,
+    forward_field,
+    node_positions,
+    sample_field,
+)
+from mien.engine.types import Array
+
+LOWER_JAW = tuple(range(4, 13))
+UPPER_LIP, LOWER_LIP = (*range(49, 54), *range(61, 64)), (*range(55, 60), *range(65, 68))
+INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
+
+GRID = 128  # nodes of the field a side: what lies between two of them, across the gap, is mixed
+NODES = 48  # of the seam
+TAPER = 0.5  # share of half the mouth over which the two fields become one
+# Gaps between the lips, in face units: up to the first they count as closed, from the second on the mouth's own inside shows;
+# beyond the third it is so wide already that less and less is torn, at the fourth nothing.
+CLOSED, PARTED, WIDE, WIDEST = 0.03, 0.07, 0.22, 0.32
+LEAST_GAP_PX = 0.5
+
+# The seam: how far from the landmarks it may lie, in face units; steps in pixels; what a shade darker (of the scale 0 to 1) is worth
+# against the whole of that distance, and against a bend by one step from node to node. The blur of the picture, and of the path.
+REACH, STEP_PX, DARKNESS, HOME, BEND = 0.05, 0.5, 8.0, 0.35, 0.35
+LUMA_BLUR_PX, PATH_BLUR = 0.7, 2.0
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The opening between parted lips, in pixels of the crop.
+
+    origin (2,), axes (2, 2): the middle of the mouth; rows are unit vectors along it and down. across, top, bottom (NODES,): places
+    along the mouth, ascending, and the edges of the opening there. unit: of the face, see `face_axes`. shown: 0 where the lips were
+    closed to 1 where the mouth showed its own inside. hanging: (NODES, 3) in [0, 1], what was to be seen just above the seam. share:
+    of the tear, 1 but in a mouth that was wide open.
+    """
+
+    origin: Array
+    axes: Array
+    across: Array
+    top: Array
+    bottom: Array
+    unit: float
+    shown: float
+    hanging: Array
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """field: (GRID, GRID, 2) backward, in crop pixels. lower: the forward one below the seam. gap: None where none opens."""
+
+    field: Array
+    lower: Array
+    gap: Gap | None
+
+
+def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[Array], Array]) -> Parting:
+    """The parting that motions make in a crop (3, S, S) in [-1, 1] with 68 landmarks in its pixels.
+
+    steady: averages the seam's way from the landmarks (NODES,) over the frames of a track.
+    """
+    size = crop.shape[1]
+    whole = forward_field(moved, points, size, GRID)
+    upper_edge, lower_edge = points[list(INNER_UPPER)], points[list(INNER_LOWER)]
+    unit, along = float(np.hypot(*face_axes(points)[1])), lower_edge[-1] - lower_edge[0]
+    parted = float(np.hypot(*(lower_edge - upper_edge)[1:-1].T).mean()) / unit
+    share = 1.0 - _ramp(parted, WIDE, WIDEST)
+    width = float(np.hypot(*along))
+    if share == 0.0 or width < 2.0:
+        return Parting(backward_field(whole, size), whole, None)
+    axes = np.array([along, [-along[1], along[0]]]) / width
+    origin = lower_edge[[0, -1]].mean(0)
+    tear = share * _tear(origin, axes, width, size)[..., None]
+    upper, lower = (
+        whole + tear * (forward_field({p: m for p, m in moved.items() if p not in others}, points, size, GRID) - whole)
+        for others in (LOWER_LIP + LOWER_JAW, UPPER_LIP)
+    )
+    shown = _ramp(parted, CLOSED, PARTED)
+    line = _curve(lower_edge + 0.5 * (1.0 - shown) * (upper_edge - lower_edge))
+    luma = cv2.GaussianBlur(np.tensordot(_LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
+    seam = line + steady(darkest_line(luma, line, axes[1], unit))[:, None] * axes[1]
+    edges = [(seam + sample_field(side, seam, size) - origin) @ axes.T for side in (upper, lower)]
+    across = np.linspace(max(e[0, 0] for e in edges), min(e[-1, 0] for e in edges), NODES)
+    top, bottom = (np.interp(across, e[:, 0], e[:, 1]) for e in edges)
+    middle = 0.5 * (top + bottom)
+    x, y = np.meshgrid(*2 * [node_positions(size, GRID)])
+    place = (np.stack([x, y], 2) - origin) @ axes.T
+    below = place[..., 1:] > np.interp(place[..., :1], across, middle)
+    field = np.where(below, backward_field(lower, size), backward_field(upper, size))
+    gap = None
+    if float((bottom - top).max()) > LEAST_GAP_PX:
+        hanging = _colours(crop, seam - 0.015 * unit * axes[1])
+        edge = np.minimum(top, middle), np.maximum(bottom, middle)
+        gap = Gap(origin, axes, across, *edge, unit, shown, hanging, share)
+    return Parting(field, lower, gap)
+
+
+def darkest_line(luma: Array, line: Array, down: Array, unit: float) -> Array:
+    """(NODES,) how many pixels down from a line (NODES, 2) the darkest smooth one near it runs, by dynamic programming.
+
+    luma: (S, S) in [0, 1]. down: the unit vector. At its ends the picture counts for nothing.
+    """
+    half = max(2, round(REACH * unit / STEP_PX))
+    steps = np.arange(-half, half + 1) * STEP_PX
+    at = (line[:, None] + steps[:, None] * down).astype(np.float32)
+    seen = cv2.remap(luma, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    from_end = np.minimum(np.arange(len(line)), np.arange(len(line))[::-1]) / (0.15 * len(line))
+    sure = DARKNESS * np.minimum(1.0, from_end)[:, None]
+    cost = sure * (seen - seen.mean(1, keepdims=True)) + HOME * (steps / (half * STEP_PX)) ** 2
+    bend = BEND * np.abs(steps[:, None] - steps)
+    best, came = cost[0], np.zeros(cost.shape, int)
+    for node in range(1, len(line)):
+        ways = best + bend
+        came[node] = ways.argmin(1)
+        best = ways.min(1) + cost[node]
+    path = np.empty(len(line), int)
+    path[-1] = best.argmin()
+    for node in range(len(line) - 1, 0, -1):
+        path[node - 1] = came[node, path[node]]
+    return np.asarray(cv2.GaussianBlur(steps[path][:, None].astype(np.float32), (1, 0), 1, sigmaY=PATH_BLUR)[:, 0])
+
+
+def _tear(origin: Array, axes: Array, width: float, size: int) -> Array:
+    """(GRID, GRID): 1 in the middle of the mouth, 0 from its corners outwards."""
+    x, y = np.meshgrid(*(node_positions(size, GRID) - o for o in origin))
+    aside = np.abs(x * axes[0, 0] + y * axes[0, 1]) / (0.5 * width)
+    t = np.clip((1.0 - aside) / TAPER, 0, 1)
+    return np.asarray(t * t * (3 - 2 * t))
+
+
+def _curve(line: Array) -> Array:
+    """A Catmull-Rom curve through a polyline (k, 2) as NODES points (NODES, 2), evenly spaced."""
+    at = np.linspace(0, len(line) - 1 - 1e-6, 4 * NODES)
+    padded = np.concatenate([2 * line[:1] - line[1:2], line, 2 * line[-1:] - line[-2:-1]])
+    i, t = at.astype(int), (at % 1)[:, None]
+    p0, p1, p2, p3 = (padded[i + k] for k in range(4))
+    dense = p1 + 0.5 * ((p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
+    length = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(dense, axis=0).T))])
+    even = np.linspace(0, length[-1], NODES)
+    return np.stack([np.interp(even, length, dense[:, k]) for k in (0, 1)], 1)
+
+
+def _colours(crop: Array, places: Array) -> Array:
+    """(n, 3) in [0, 1]: a crop's colours at places (n, 2), smoothed along them."""
+    at = places[:, None].astype(np.float32)
+    seen = [cv2.remap(p, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0] for p in crop]
+    return np.asarray(0.5 + 0.5 * cv2.GaussianBlur(np.stack(seen, 1), (1, 0), 1, sigmaY=1.5))
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    return float(np.clip((value - low) / (high - low), 0, 1))

@@ -1,0 +1,164 @@
+"""Lips that part: each keeps its own pixels, and the gap shows the inside of a mouth."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from mien.engine.bundle import Bundle
+from mien.engine.face.face_motion import FaceMotion, parting_motion
+from mien.engine.face.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, NODES, REACH, darkest_line, part_lips
+from mien.engine.face.mouth_inside import draw_inside
+from mien.engine.face.points import face_axes
+from mien.engine.face.warp import Motions, motions, scaled
+from mien.engine.types import Array
+
+SIZE = 256
+ONES = np.ones((SIZE, SIZE), np.float32)
+SKIN, UPPER, LOWER, OWN = (0.5, 0.3, 0.1), (0.6, -0.4, -0.4), (-0.4, 0.6, -0.4), (-0.6, -0.4, 0.8)
+
+
+@pytest.fixture(scope="module")
+def opens() -> Motions:
+    edit = Bundle.open("tiny").manifest.edits["mouth_open"]
+    assert edit.parts_lips
+    return motions([(edit.template, 1.0)])
+
+
+def mouth(face: Array, gap_px: float = 0.0) -> Array:
+    """The face in crop pixels, with its inner lips so far apart and straight."""
+    points = face - [160.0, 110.0] + [128.0, 110.0]
+    x = np.linspace(points[60, 0], points[64, 0], 5)
+    for line, y in ((INNER_UPPER, 0.0), (INNER_LOWER, gap_px)):
+        points[list(line)] = np.stack([x, points[[60, 64], 1].mean() + y * np.array([0, 1, 1, 1, 0])], 1)
+    return np.asarray(points)
+
+
+def painted(points: Array) -> Array:
+    """A crop (3, S, S) with lips of different colours, a dark line where they meet; OWN between them where they do not."""
+    picture = np.full((SIZE, SIZE, 3), SKIN, np.float32)
+    for ring, colour in (
+        ((*range(48, 55), 64, 63, 62, 61, 60), UPPER),
+        ((*range(54, 60), 48, 60, 67, 66, 65, 64), LOWER),
+        ((60, 61, 62, 63, 64, 65, 66, 67), OWN),
+    ):
+        outline = [np.round(points[list(ring)] * 16).astype(np.int32)]
+        if np.ptp(points[list(ring), 1]) > 1:
+            cv2.fillPoly(picture, outline, colour, shift=4)
+    if points[66, 1] - points[62, 1] < 1:
+        y = round(points[62, 1])
+        picture[y : y + 1, round(points[60, 0]) : round(points[64, 0])] = -0.9
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def rows_of(crop: Array, colour: tuple[float, float, float], x: float) -> Array:
+    """The rows of a column that show a colour."""
+    return np.flatnonzero(np.abs(crop[:, :, round(x)].T - np.array(colour)).max(1) < 0.35)
+
+
+def moved(opens: Motions, points: Array, crop: Array) -> FaceMotion:
+    return parting_motion(opens, points, crop, ONES, ONES, 1.0, lambda seam: seam)
+
+
+def test_each_lip_keeps_its_thickness(face: Array, opens: Motions) -> None:
+    points = mouth(face)
+    crop = painted(points)
+    motion = moved(opens, points, crop)
+    assert motion.inside is not None
+    after, middle = motion.of_crop(crop), points[62, 0]
+    for colour in (UPPER, LOWER):
+        before_rows, after_rows = (rows_of(c, colour, middle) for c in (crop, after))
+        assert len(before_rows) > 4 and abs(len(after_rows) - len(before_rows)) <= 2
+    assert rows_of(after, LOWER, middle)[0] - rows_of(after, UPPER, middle)[-1] > 8
+    assert np.abs(after - crop)[:, :90].max() < 0.02, "the upper face does not move"
+
+
+def test_the_gap_is_dark_below_and_shows_teeth_above(face: Array, opens: Motions) -> None:
+    points = mouth(face)
+    crop = painted(points)
+    after, middle = moved(opens, points, crop).of_crop(crop), points[62, 0]
+    gap = slice(rows_of(after, UPPER, middle)[-1] + 2, rows_of(after, LOWER, middle)[0] - 1)
+    levels = after[:, gap, round(middle) + 2].mean(0)
+    assert levels[: len(levels) // 2].max() > 0.1 > -0.3 > levels[len(levels) // 2 :].min()
+
+
+def test_points_go_with_the_lips(face: Array, opens: Motions) -> None:
+    points = mouth(face)
+    motion, unit = moved(opens, points, painted(points)), float(np.hypot(*face_axes(points)[1]))
+    after = motion.of_points(points, SIZE)
+    assert np.abs(after[61:64] - points[61:64]).max() < 0.03 * unit
+    assert (after[[65, 66, 67], 1] - points[[65, 66, 67], 1]).min() > 0.15 * unit
+    assert (after[56:59, 1] - points[56:59, 1]).min() > 0.2 * unit
+    np.testing.assert_allclose(after[:4], points[:4], atol=0.02 * unit)
+
+
+def test_what_a_parted_mouth_shows_hangs_from_the_upper_lip(face: Array, opens: Motions) -> None:
+    points = mouth(face, gap_px=7.0)
+    crop = painted(points)
+    before, after = (rows_of(c, OWN, points[62, 0]) for c in (crop, moved(opens, points, crop).of_crop(crop)))
+    assert abs(after[0] - before[0]) <= 1 and abs(len(after) - len(before)) <= 3, "neither stretched nor lost"
+
+
+def test_a_wide_open_mouth_is_not_torn(face: Array, opens: Motions) -> None:
+    points = mouth(face, gap_px=26.0)
+    motion = moved(opens, points, painted(points))
+    assert motion.inside is None and np.abs(motion.field).max() > 3
+
+
+def test_the_opening_grows_with_the_strength(face: Array, opens: Motions) -> None:
+    points = mouth(face)
+    crop = painted(points)
+    openings = []
+    for strength in (0.0, 0.3, 0.6, 1.0):
+        gap = part_lips(scaled(opens, strength), points, crop, lambda seam: seam).gap
+        openings.append(0.0 if gap is None else float((gap.bottom - gap.top).max()))
+        if gap is not None:
+            assert (gap.bottom >= gap.top).all() and (np.diff(gap.across) > 0).all()
+            assert gap.bottom[0] - gap.top[0] < 0.15 * openings[-1] > gap.bottom[-1] - gap.top[-1], (
+                "closed at the corners"
+            )
+    assert openings[0] == 0 and openings == sorted(openings) and openings[-1] > 8
+
+
+def test_the_inside_stays_in_the_gap(face: Array, opens: Motions) -> None:
+    points = mouth(face)
+    crop = painted(points)
+    gap = part_lips(opens, points, crop, lambda seam: seam).gap
+    assert gap is not None
+    picture, share = draw_inside(crop, gap, 1.0)
+    assert -1 <= picture.min() and picture.max() <= 1 and 0 <= share.min() and share.max() == 1
+    rows, columns = np.nonzero(share > 0.01)
+    assert points[48, 0] - 2 < columns.min() and columns.max() < points[54, 0] + 2
+    assert points[62, 1] - 4 < rows.min() and rows.max() < points[57, 1] + 0.3 * 60
+    blurred = draw_inside(crop, gap, 4.0)[1]
+    assert np.abs(np.diff(blurred, axis=0)).max() < 0.5 * np.abs(np.diff(share, axis=0)).max(), "as soft as the frame"
+    for shifted in (-400.0, 400.0):
+        outside = part_lips(opens, points + shifted, crop, lambda seam: seam).gap
+        assert outside is None or not draw_inside(crop, outside, 1.0)[1].any()
+
+
+def test_nothing_is_drawn_over_a_hand(face: Array, opens: Motions) -> None:
+    points = mouth(face)
+    crop = painted(points)
+    covered = np.zeros((SIZE, SIZE), np.float32)
+    motion = parting_motion(opens, points, crop, covered, covered, 1.0, lambda seam: seam)
+    np.testing.assert_array_equal(motion.of_crop(crop), crop)
+
+
+def test_the_seam_is_the_dark_line_near_the_landmarks() -> None:
+    luma = np.full((SIZE, SIZE), 0.6, np.float32)
+    line = np.stack([np.linspace(100, 160, NODES), np.full(NODES, 150.0)], 1)
+    down, unit = np.array([0.0, 1.0]), 60.0
+    assert not darkest_line(luma, line, down, unit).any(), "nothing to see: the landmarks hold"
+    luma[147:149] = 0.4
+    found = darkest_line(luma, line, down, unit)
+    np.testing.assert_allclose(found[8:-8], -2.5, atol=0.6)
+    assert np.abs(np.diff(found)).max() < 0.6
+    luma[:] = 0.6
+    luma[150 - round(2 * REACH * unit)] = 0.1
+    assert np.abs(darkest_line(luma, line, down, unit)).max() <= REACH * unit, "a nostril is not a seam"
+
+
+def test_lower_lip_points_are_the_lower_lips() -> None:
+    assert set(LOWER_LIP) == {55, 56, 57, 58, 59, 65, 66, 67}
