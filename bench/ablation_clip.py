@@ -1,7 +1,7 @@
 """One clip for `bench/ablation.py`: its faces followed and cropped once, the crops edited by every variant in turns.
 
 The turns go frame by frame, so that a busy machine slows all variants alike. Figures by `quality_measure.Run`; and of the
-crop, inside the mask:
+crop, inside the mask, over the frames where it is not empty:
 psnr_db     of the result against the source, mean squared error over all frames
 of_input_db of the result against the source as the edit's landmark template has moved it, which is every variant's input
 detail      mean |Laplacian| of the luma, result over source: below 1 is blur, which takes flicker away too
@@ -39,7 +39,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(slots=True)
 class Lane:
-    """One variant on one clip. errors: of every frame, see `errors_of`; pictures: (CELL_PX, CELL_PX, 3) uint8 of the crop."""
+    """One variant on one clip. errors: of the frames that have some, see `errors_of`; pictures: (CELL_PX, CELL_PX, 3) uint8 of the crop."""
 
     variant: Variant
     method: Ablated
@@ -51,18 +51,22 @@ class Lane:
 
     def figures(self, plain: Ablated) -> dict[str, Any]:
         """Of the clip. plain: what the times are compared with, crop by crop."""
-        source, moved, detail, before = np.asarray(self.errors).mean(0)
         ran, spent = self.run.figures(), np.asarray(self.method.denoising_ms)
         return {
             **{k: ran[k] for k in ("frames", "flicker", "warp_ratio", "drift", "own_drift", "response", "jaw_r")},
-            "psnr_db": psnr_db(source),
-            "of_input_db": psnr_db(moved),
-            "detail": float(detail / max(before, 1e-9)),
+            **self._inside(),
             "denoising_ms": float(np.median(spent)),
             "times_plain": float(np.median(spent / np.asarray(plain.denoising_ms))),
             "whole_ms": float(np.median(self.method.whole_ms)),
             "track_bytes": max(held_bytes(track) for track in self.tracks.values()),
         }
+
+    def _inside(self) -> dict[str, float | None]:
+        if not self.errors:
+            return dict.fromkeys(("psnr_db", "of_input_db", "detail"))
+        source, moved, detail, before = np.mean(self.errors, 0)
+        shown = {"psnr_db": psnr_db(source), "of_input_db": psnr_db(moved)}
+        return {**shown, "detail": float(detail / max(before, 1e-9))}
 
 
 class Ablation:
@@ -130,18 +134,19 @@ class Ablation:
         if place is not None:
             result = crop_frame(edited.frame, place.affine, jobs[0].crop.shape[1])
             code = None if place.code is None else self._code(result)
-            lane.errors.append(errors_of(jobs[0], result))
+            if (errors := errors_of(jobs[0], result)) is not None:
+                lane.errors.append(errors)
             lane.pictures.append(picture_of(result))
         lane.run.add(begun.frame, edited.frame, edited.boxes, place, code)
 
 
-def errors_of(job: FaceJob, result: Array) -> Array:
+def errors_of(job: FaceJob, result: Array) -> Array | None:
     """(4,) inside the mask: mean squared error to the crop and to the crop as it was moved, on 0 to 255; mean |Laplacian| of
-    the result's luma and of the source's.
+    the result's luma and of the source's. None where the mask is empty: nothing can be said there.
     """
     where = job.mask > 0.5
     if not where.any():
-        return np.zeros(4)
+        return None
     moved = job.crop if job.motion is None else job.motion.of_crop(job.crop)
     squares = [float(np.square(127.5 * (result - other)[:, where]).mean()) for other in (job.crop, moved)]
     lumas = [np.tensordot(LUMA, picture, 1) for picture in (result, job.crop)]

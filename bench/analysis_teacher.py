@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from mien.bench.frame_rgb import rgb8_of
+from mien.bench.quality_teacher import SURE, start_judge
 from mien.engine.face.align import crop_to_frame, ffhq_quad
 from mien.engine.face.gate import turn
 from mien.engine.face.points import Box
@@ -19,7 +18,7 @@ from mien.engine.types import Array, Frame
 from mien.export.tiny.teachers import MESH_TO_68
 from mien.export.tiny.teachers import Teachers as MaskTeachers
 
-MIN_FACE_PX, SURE = 40.0, 0.8
+MIN_FACE_PX = 40.0
 HEAD, HEAD_PX = 2, 512
 LARGEST_TURN = 0.9 * math.tan(math.radians(60.0))  # see gate.py for what it is in
 
@@ -28,11 +27,7 @@ class Teachers:
     """The judge's answers on a frame, kept in a folder between runs because they are slow."""
 
     def __init__(self, shared: Path, cache: Path | None) -> None:
-        spec = importlib.util.spec_from_file_location("judge", shared / "tools" / "judge.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self._judge: Any = module.Judge()
+        _, self._judge = start_judge(shared / "tools" / "judge.py")
         self._masks = MaskTeachers(shared / "data")
         self._cache = cache
 

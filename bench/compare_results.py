@@ -4,7 +4,8 @@
 
 A case's figure is the median of its row, the newest where there are several. A ratio counts as a change where it is beyond the tolerance:
 twice the wider of the two spreads (quartile to quartile over the median, and between the medians of one file's rows of the case), and at
-least the floor. Exits with 1 where a case is slower, less exact by twice or more, or fails in B and did not in A.
+least the floor. Exits with 1 where a case is slower, less exact by twice or more, or fails in B and did not in A: by itself, or with all
+of its forms before any of them ran.
 """
 
 from __future__ import annotations
@@ -49,10 +50,20 @@ def compare(old: Iterable[Row], new: Iterable[Row], floor: float = FLOOR) -> lis
             max(floor, *(2 * _spread(key, rows, last) for rows, last in ((a_rows, a_last), (b_rows, b_last)))),
         )
         if key in b_last
-        else Change(key, "missing")
+        else _one_sided(key, "missing", b_last.get(_whole(key), {}))
         for key in a_last
     ]
-    return found + [Change(key, "new") for key in b_last if key not in a_last]
+    return found + [_one_sided(key, "new", row) for key, row in b_last.items() if key not in a_last]
+
+
+def _whole(key: Key) -> Key:
+    """Of the case with all its forms: it has a row where it failed before any form ran."""
+    return tuple(word for word in key if not word.startswith("form "))
+
+
+def _one_sided(key: Key, verdict: Verdict, row: Row) -> Change:
+    """Of a case that only one side has. row: of B."""
+    return Change(key, "failed", why=str(row["failed"])) if "failed" in row else Change(key, verdict)
 
 
 def _change(key: Key, old: Row, new: Row, tolerance: float) -> Change:

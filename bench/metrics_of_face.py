@@ -15,7 +15,7 @@ from mien.bench.metrics_face import landmark_error, lip_error, mouth_opening
 from mien.bench.metrics_identity import id_drift, tg_id, tl_id
 from mien.bench.metrics_measurer import FollowFace, Measurer
 from mien.bench.metrics_picture import FramePair, squared_error
-from mien.bench.quality_statistics import correlation
+from mien.bench.quality_statistics import motion_kept
 from mien.engine.types import Array
 
 # A source whose mouth opens by less (standard deviation, in inter-ocular distances) tells nothing about whether its motion is kept.
@@ -101,7 +101,7 @@ class FaceFigures:
             return dict.fromkeys(keys, Figure.none(f"the face was {else_}"))
         by = self._measure.points_by
         before, after = np.array([row.openings for row in rows]).T
-        r = correlation(before, after, STILL_MOUTH)
+        r = motion_kept(before, after, STILL_MOUTH)
         opening = Figure.none("the mouth hardly moves") if r is None else Figure(by, r)
         return {
             "landmark_error": Figure(by, float(np.mean([row.landmark for row in rows]))),

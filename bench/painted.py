@@ -19,7 +19,8 @@ import numpy as np
 
 from mien.bench.clips import clips_in
 from mien.bench.frame_rgb import rgb8_of
-from mien.bench.quality_teacher import SURE, load_judge
+from mien.bench.quality_measure import flicker_step
+from mien.bench.quality_teacher import SURE, start_judge
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.editor import Editor
@@ -39,9 +40,9 @@ def smoothed(meshes: Array) -> Array:
 
 
 def flicker(pictures: Sequence[Array], hulls: Sequence[Array]) -> float:
-    """Mean |difference| of the luma of pictures (H, W, 3) uint8 from frame to frame, inside (H, W) bool hulls."""
+    """Of the luma of pictures (H, W, 3) uint8, inside (H, W) bool hulls."""
     luma = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in pictures]
-    return float(np.mean([np.abs(b - a)[hull].mean() for a, b, hull in zip(luma, luma[1:], hulls[1:], strict=False)]))
+    return float(np.mean([flicker_step(*step) for step in zip(luma[1:], luma, hulls[1:], strict=False)]))
 
 
 def painted(edit: str, pictures: Sequence[Array], meshes: Array) -> list[Array]:
@@ -74,8 +75,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--bundle", default="tiny")
     args = parser.parse_args()
-    module, bundle = load_judge(args.judge), Bundle.open(args.bundle)
-    judge, found = module.Judge(), dict[str, list[tuple[float, float]]]()
+    (module, judge), bundle = start_judge(args.judge), Bundle.open(args.bundle)
+    found = dict[str, list[tuple[float, float]]]()
     for clip in clips_in(args.clips):
         with open_video(clip) as video:
             frames = list(islice(video, args.frames))

@@ -1,8 +1,8 @@
 """The plain way of editing a clip, to compare the engine with: what one would write first, with the same weights.
 
 One thread of control, frame by frame: PyAV gives a whole RGB frame, the detector and the landmark network run on each,
-the networks run in torch eager, the difference is warped to the whole frame and added in numpy, and the frame goes
-back to YUV for the same H.264 encoder. No tracking, no smoothing, one face; sound is not copied, to its advantage.
+the networks run in torch eager, the difference is warped to the frame and added in numpy where the crop lies, and the frame
+goes back to YUV for the same H.264 encoder. No tracking, no smoothing, one face; sound is not copied, to its advantage.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import av
 import cv2
 import numpy as np
 
+from mien.bench.frame_rgb import Window
 from mien.engine import edits as methods
 from mien.engine.bundle import Bundle
 from mien.engine.compose import crop_scale
 from mien.engine.config import EngineConfig
 from mien.engine.edits import Method, View
 from mien.engine.errors import EditError
-from mien.engine.face.align import crop_to_frame, ffhq_quad, widened
+from mien.engine.face.align import crop_to_frame, ffhq_quad, paste_box, widened
 from mien.engine.face.detect import decode, suppress
 from mien.engine.face.mask import GRID_PX, FaceMasks
 from mien.engine.face.points import area, box_crop, invert, transform
@@ -40,12 +42,12 @@ class PlainWay:
     """Edits clips with a bundle's torch networks. Not safe for two threads."""
 
     def __init__(self, bundle: Bundle, spec: EditSpec, config: EngineConfig) -> None:
+        active = [(bundle.edits[name], strength) for name, strength in spec.active]
+        if tearing := [edit.name for edit, _ in active if edit.parts_lips or edit.closes_lids]:
+            raise EditError(f"the plain way has smooth warps only: leave out {tearing[0]}")
         method_class = methods.load(spec.method)
         names = {"detector", "landmarks", "parser", *method_class.networks(spec, bundle.manifest)}
         self._networks = {name: bundle.load(name, "torch", config) for name in sorted(names)}
-        active = [(bundle.edits[name], strength) for name, strength in spec.active]
-        if parting := [edit.name for edit, _ in active if edit.parts_lips]:
-            raise EditError(f"the plain way cannot part lips: leave out {parting[0]}")
         self._motions = motions((edit.template, strength) for edit, strength in active)
         self._regions = method_class.regions(spec, bundle.manifest)
         self._within = spec.region
@@ -81,7 +83,10 @@ class PlainWay:
         points = self._points(rgb)
         if points is None:
             return None
-        affine = crop_to_frame(widened(ffhq_quad(points), self._scale), self._size)
+        quad = widened(ffhq_quad(points), self._scale)
+        affine, box = crop_to_frame(quad, self._size), paste_box(quad, rgb.shape[1], rgb.shape[0])
+        if not area(box):
+            return None
         crop = _crop(rgb, affine, self._size)
         small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
         probabilities = self._networks["parser"](image=np.ascontiguousarray(small.transpose(2, 0, 1)[None]))
@@ -95,7 +100,7 @@ class PlainWay:
         field = None
         if self._motions:
             field = warp_field(self._motions, in_crop, masks.support(), self._size)
-        return _paste(rgb, affine, delta, mask, field)
+        return _paste(rgb, box, affine, delta, mask, field)
 
     def _points(self, rgb: Array) -> Array | None:
         """68 landmarks of the largest face."""
@@ -120,21 +125,28 @@ def _crop(rgb: Array, affine: Array, size: int) -> Array:
     return np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1.0)
 
 
-def _paste(rgb: Array, affine: Array, delta: Array | None, mask: Array, field: Array | None) -> Array:
-    """The whole frame, its pixels moved by the field and the masked difference added."""
-    height, width = rgb.shape[:2]
-    out: Array = rgb.astype(np.float32)
+def _paste(rgb: Array, box: Window, affine: Array, delta: Array | None, mask: Array, field: Array | None) -> Array:
+    """The frame, its pixels within the crop's box moved by the field and the masked difference added."""
+    x0, y0, x1, y1 = box
+    there, size = affine - np.array([[0, 0, x0], [0, 0, y0]]), (x1 - x0, y1 - y0)
+    warp = partial(cv2.warpAffine, M=there, dsize=size, flags=cv2.INTER_LINEAR)
+    part: Array = rgb[y0:y1, x0:x1].astype(np.float32)
     if field is not None:
         fine = cv2.resize(field, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_LINEAR)
-        moved = cv2.warpAffine(fine, affine, (width, height), flags=cv2.INTER_LINEAR) @ affine[:, :2].T.astype(
-            np.float32
-        )
-        rows, columns = np.mgrid[:height, :width].astype(np.float32)
-        out = cv2.remap(
-            out, columns + moved[..., 0], rows + moved[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
+        part = _moved(rgb, box, warp(fine) @ affine[:, :2].T.astype(np.float32))
     if delta is not None:
-        difference = cv2.warpAffine(delta.transpose(1, 2, 0), affine, (width, height), flags=cv2.INTER_LINEAR)
-        weight = cv2.warpAffine(mask, affine, (width, height), flags=cv2.INTER_LINEAR)
-        out = out + weight[..., None] * difference * np.float32(127.5)
-    return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+        part += warp(mask)[..., None] * warp(delta.transpose(1, 2, 0)) * np.float32(127.5)
+    out = rgb.copy()
+    out[y0:y1, x0:x1] = np.clip(np.rint(part), 0, 255)
+    return out
+
+
+def _moved(rgb: Array, box: Window, by: Array) -> Array:
+    """A box of the frame, each of its pixels taken from `by` (h, w, 2) pixels further: what lies around it is read, too."""
+    x0, y0, x1, y1 = box
+    reach = int(np.abs(by).max()) + 3  # of the cubic, too
+    left, top = max(x0 - reach, 0), max(y0 - reach, 0)
+    around = rgb[top : y1 + reach, left : x1 + reach].astype(np.float32)
+    rows, columns = np.mgrid[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.float32)
+    x, y = columns + by[..., 0], rows + by[..., 1]
+    return np.asarray(cv2.remap(around, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))

@@ -23,6 +23,7 @@ from mien.bench.quality_teacher import Teacher
 from mien.engine import edits as methods
 from mien.engine.backend import Network, select
 from mien.engine.bundle import Bundle
+from mien.engine.compose import crop_scale
 from mien.engine.config import EngineConfig
 from mien.engine.editor import Editor
 from mien.engine.errors import EditError, InputError, MienError
@@ -30,12 +31,15 @@ from mien.engine.face.mask import BACKGROUND, GRID_PX
 from mien.engine.face.track import Tracker
 from mien.engine.frame_crop import crop_frame
 from mien.engine.spec import EditSpec
+from mien.engine.survey import CODE_EVERY
 from mien.engine.types import Array, Face, FaceTrack, Frame
 from mien.runtime.source import open_video
 
-CODE_EVERY = 8
 CELL_PX = 224
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
+
+Places = dict[int, Place]
+"""By frame index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +150,9 @@ class Bench:
             except MienError as error:
                 self._skip(clip, str(error), tell)
                 continue
-            if not places:
+            if not all(places.values()):
                 self._skip(clip, "no face to edit", tell)
-            elif self._teacher is not None and not any(p.seen for p in places.values()):
+            elif self._teacher is not None and not all(any(p.seen for p in of.values()) for of in places.values()):
                 self._skip(clip, "the judge is sure of no face where the edit goes", tell)
             else:
                 held_out = each > 0 and number % each == each - 1
@@ -165,17 +169,25 @@ class Bench:
         editor.followed = self._followed if strength else None
         return editor
 
-    def _places(self, frames: list[Frame]) -> dict[int, Place]:
-        """Where the engine edits, by frame index: the same for every edit and strength."""
-        name, values = next((n, v) for n, v in self.quality.strengths.items() if any(v))
-        self._followed = None
-        editor = self._editor(name, max(values, key=abs))
-        if (tracker := editor.tracker()) is not None:
+    def _width(self, name: str) -> float:
+        """How wide a crop an edit is made in."""
+        return crop_scale(EditSpec(edits=((name, 1.0),)), self._bundle.edits)
+
+    def _places(self, frames: list[Frame]) -> dict[float, Places]:
+        """Where the engine edits, by how wide the crop is: the same for all edits and strengths of a width."""
+        self._followed, out = None, dict[float, Places]()
+        for name, values in self.quality.strengths.items():
+            if (width := self._width(name)) not in out:
+                out[width] = self._places_of(self._editor(name, max(values, key=abs)), frames)
+        return out
+
+    def _places_of(self, editor: _Editor, frames: list[Frame]) -> Places:
+        if self._followed is None and (tracker := editor.tracker()) is not None:
             self._followed = editor.followed = Followed(tracker, frames)
         survey = editor.survey()
         for frame in frames:
             survey.add(frame)
-        plan, out = survey.finish(), dict[int, Place]()
+        plan, out = survey.finish(), Places()
         last: Frame | None = None
         for frame in frames:
             jobs = plan.begin(frame).jobs
@@ -208,18 +220,18 @@ class Bench:
         self,
         clip: Path,
         frames: list[Frame],
-        places: dict[int, Place],
+        places: dict[float, Places],
         held_out: bool,
         count: str,
         tell: Callable[[str], None],
     ) -> None:
-        shown = sorted(places)[len(places) // 2]
         for name, values in self.quality.strengths.items():
-            series = Series(name, clip.name, held_out)
-            cells = [_cell(frames[shown], places[shown])]
+            series, here = Series(name, clip.name, held_out), places[self._width(name)]
+            shown = sorted(here)[len(here) // 2]
+            cells = [_cell(frames[shown], here[shown])]
             for strength in values:
                 run = Run(self.quality.scores[name], strength, self._teacher)
-                series.runs[strength], cell = self._strength(name, strength, run, frames, places, shown)
+                series.runs[strength], cell = self._strength(name, strength, run, frames, here, shown)
                 cells.append(cell)
             series.strip = cv2.imencode(".jpg", np.ascontiguousarray(np.hstack(cells)[..., ::-1]), JPEG)[1].tobytes()
             self.quality.series.append(series)
@@ -227,7 +239,7 @@ class Bench:
             tell(f"{count} {clip.name:24} {name:12} {'held out  ' if held_out else ''}{said}")
 
     def _strength(
-        self, name: str, strength: float, run: Run, frames: list[Frame], places: dict[int, Place], shown: int
+        self, name: str, strength: float, run: Run, frames: list[Frame], places: Places, shown: int
     ) -> tuple[dict[str, Any], Array]:
         """Figures, and the picture of the middle frame. At strength 0 nothing runs: every frame is its source."""
         survey = self._editor(name, strength).survey()

@@ -1,7 +1,7 @@
 """The figures of one clip, one edit and one strength, gathered frame by frame; every mean is over the frames with the face.
 
 response      of the edit's own score, see quality_scores.py
-jaw_r         correlation over the frames of the result's jawOpen with the source's: the lips' motion is kept
+jaw_r         correlation over the frames of the result's jawOpen with the source's, which moves; 0 for a result whose jaw is frozen
 leakage       {blendshape: mean absolute change}, without the edit's own and their opposites
 background    mean absolute change of R, G, B in 8-bit levels, inside the paste box, where there is neither person nor hair nor face
 outside       samples that differ outside the paste boxes, all planes, in all
@@ -25,7 +25,7 @@ import numpy as np
 
 from mien.bench.frame_rgb import Window, rgb8_of
 from mien.bench.quality_scores import Score
-from mien.bench.quality_statistics import correlation
+from mien.bench.quality_statistics import motion_kept
 from mien.bench.quality_teacher import Seen, Teacher, luma_of, window_of
 from mien.engine.types import Array, Frame
 
@@ -101,6 +101,11 @@ def background_change(source: Array, result: Array, where: Array) -> float | Non
     return float(np.abs(result[where].astype(np.int16) - source[where]).mean())
 
 
+def flicker_step(now: Array, before: Array, hull: Array) -> float:
+    """What flicker is the mean of: mean |difference| of two frames' luma (h, w) inside a mask."""
+    return float(np.abs(now - before)[hull].mean())
+
+
 class Run:
     """Takes a clip's frames in order with their results; `figures` at the end."""
 
@@ -170,7 +175,7 @@ class Run:
         area = window if seen is not None else place.box
         now, before = ((luma_of(a, area), luma_of(b, area)) for a, b in ((source, result), self._last))
         hull = seen.hull if seen is not None else np.ones(now[0].shape, bool)
-        self._note("flicker", [float(np.abs(a - b)[hull].mean()) for a, b in zip(now, before, strict=True)])
+        self._note("flicker", [flicker_step(a, b, hull) for a, b in zip(now, before, strict=True)])
         if seen is None or seen.flow is None:
             return
         rows, columns = (
@@ -192,7 +197,7 @@ class Run:
         return {
             "frames": len(notes.get("response", ())),
             "response": _mean(notes.get("response")),
-            "jaw_r": correlation(jaws[:, 0], jaws[:, 1], STILL_JAW),
+            "jaw_r": motion_kept(jaws[:, 0], jaws[:, 1], STILL_JAW),
             "leakage": mean_by_name(notes.get("leakage")),
             "background": _mean(notes.get("background")),
             "outside": self._outside,

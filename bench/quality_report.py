@@ -43,7 +43,9 @@ def check_folder(out: Path) -> None:
 
 
 def write_report(quality: Quality, about: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write all files; none where anything fails or interrupts. about: what was run, on what. Their paths."""
+    """Write all files, in the place of an earlier run's; none where anything fails or interrupts. about: what was run, on what.
+    Their paths.
+    """
     try:
         part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     except OSError as error:
@@ -61,6 +63,8 @@ def write_report(quality: Quality, about: Mapping[str, Any], out: Path) -> list[
             names = sorted(path.name for path in part.iterdir())
             for name in names:
                 os.replace(part / name, out / name)
+            for earlier in set(out.glob("sheet_*.png")) - {out / name for name in names}:
+                earlier.unlink()
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror}: free some space or write elsewhere") from None
     finally:

@@ -23,10 +23,26 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     return correlation(_ranks(x), _ranks(y))
 
 
-def correlation(x: Sequence[float] | Array, y: Sequence[float] | Array, least_std: float = 0.0) -> float | None:
-    """Pearson's correlation; None where the first moves by no more than `least_std`, or one not at all."""
+def from_nothing(strengths: Sequence[float], responses: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Strengths and responses, rising, with that of strength 0 among them: no edit, no response."""
+    known = {0.0: 0.0} | dict(zip(strengths, responses, strict=True))
+    return sorted(known), [known[s] for s in sorted(known)]
+
+
+def motion_kept(source: Sequence[float] | Array, result: Sequence[float] | Array, least_std: float) -> float | None:
+    """Correlation of what moves in a result with what moves in its source: 0 for a result that stands still; None where the
+    source moves by no more than `least_std`, which tells nothing.
+    """
+    if len(source) < 2 or np.std(source) <= least_std:
+        return None
+    r = correlation(source, result)
+    return 0.0 if r is None else r
+
+
+def correlation(x: Sequence[float] | Array, y: Sequence[float] | Array) -> float | None:
+    """Pearson's correlation; None where one does not move."""
     a, b = np.asarray(x, float), np.asarray(y, float)
-    if len(a) < 2 or a.std() <= least_std or b.std() == 0.0:
+    if len(a) < 2 or a.std() == 0.0 or b.std() == 0.0:
         return None
     return float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))
 

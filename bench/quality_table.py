@@ -1,7 +1,7 @@
 """What the runs of `mien bench quality --bundle` come to: one row per edit, once for the clips at hand and once for those held out.
 
 A figure that should stay small (or, jaw_r, near 1) is each clip's worst over its strengths; a row holds the mean over the
-clips and the worst clip with its name.
+clips and the worst clip with its name, and how many clips it is of, where that is not all. Leakage is at each end of an edit's range.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mien.bench.quality import Quality, Series
-from mien.bench.quality_scores import Blend
-from mien.bench.quality_statistics import SLACK, is_monotone, spearman
+from mien.bench.quality_scores import Blend, Score
+from mien.bench.quality_statistics import SLACK, from_nothing, is_monotone, spearman
 
 OWN_DRIFT = "own-embedder drift"
 OUTSIDE = "outside box"
@@ -46,27 +46,34 @@ def worst_of(series: Series, heading: str) -> float | None:
     return (max if small else min)(found) if found else None
 
 
-def full(series: Series) -> dict[str, Any]:
-    """The figures at the strength farthest from 0, the upper one of two."""
-    return series.runs[max(series.runs, key=lambda s: (abs(s), s))]
+def ends_of(strengths: Sequence[float]) -> list[float]:
+    """The upper end of rising strengths and the lower one, as far as the edit has those sides."""
+    return [s for s, beyond in ((strengths[-1], strengths[-1] > 0), (strengths[0], strengths[0] < 0)) if beyond]
 
 
-def leak_of(series: Sequence[Series]) -> tuple[str, float] | None:
-    """The blendshape that moves most at full strength where it should not, and its mean absolute change over the clips."""
-    rows = [leak for s in series if (leak := full(s)["leakage"])]
+def leak_of(series: Sequence[Series], strength: float, score: Score) -> dict[str, Any] | None:
+    """Of the blendshape that moves most where it should not: its name, mean absolute change over the clips, the share of the
+    edit's own response, where that is of blendshapes, too, and of how many clips.
+    """
+    runs = [s.runs[strength] for s in series]
+    rows = [run["leakage"] for run in runs if run["leakage"]]
     if not rows:
         return None
     means = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
     name = max(means, key=lambda k: means[k])
-    return name, means[name]
+    responses = [run["response"] for run in runs if run["response"] is not None]
+    own = abs(float(np.mean(responses))) if responses and isinstance(score, Blend) else None
+    share = None if own is None else means[name] / max(own, 1e-6)
+    return {"blendshape": name, "change": means[name], "share": share, "clips": len(rows)}
 
 
 def row_of(quality: Quality, edit: str, series: Sequence[Series], which: str) -> dict[str, Any]:
     """An edit's figures over some clips."""
-    score = quality.scores[edit]
-    whole = [s for s in series if len(s.responses()) == len(quality.strengths[edit])]
+    score, strengths = quality.scores[edit], quality.strengths[edit]
+    whole = [s for s in series if len(s.responses()) == len(strengths)]
     values = np.array([[r for _, r in s.responses()] for s in whole])
-    ranks = [r for row in values if (r := spearman(quality.strengths[edit], row)) is not None]
+    grown = [from_nothing(strengths, row) for row in values.tolist()]
+    ranks = [r for pair in grown if (r := spearman(*pair)) is not None]
     row: dict[str, Any] = {
         "edit": edit,
         "set": which,
@@ -74,23 +81,19 @@ def row_of(quality: Quality, edit: str, series: Sequence[Series], which: str) ->
         "answered": len(whole),
         "score": score.unit,
     }
-    row["response"] = (
-        dict(zip(map(str, quality.strengths[edit]), values.mean(0).tolist(), strict=True)) if whole else {}
-    )
-    row["monotone"] = float(np.mean([is_monotone(v) for v in values])) if whole else None
-    row["monotone_2pct"] = float(np.mean([is_monotone(v, SLACK) for v in values])) if whole else None
-    row["spearman"] = float(np.mean(ranks)) if ranks else None
-    leak, at_full = leak_of(series), [r for s in series if (r := full(s)["response"]) is not None]
-    row["leakage"] = None if leak is None else {"blendshape": leak[0], "change": leak[1]}
-    row["leak_share"] = None
-    if leak is not None and at_full and isinstance(score, Blend):
-        row["leak_share"] = leak[1] / max(abs(float(np.mean(at_full))), 1e-6)
+    row["response"] = dict(zip(map(str, strengths), values.mean(0).tolist(), strict=True)) if whole else {}
+    row["monotone"] = float(np.mean([is_monotone(v) for _, v in grown])) if whole else None
+    row["monotone_2pct"] = float(np.mean([is_monotone(v, SLACK) for _, v in grown])) if whole else None
+    row["spearman"], row["spearman_clips"] = float(np.mean(ranks)) if ranks else None, len(ranks)
+    leaks = {str(s): leak for s in ends_of(strengths) if (leak := leak_of(series, s, score)) is not None}
+    row["leakage"] = leaks or None
     for heading, (_, small) in FIGURES.items():
         found = [(v, s.clip) for s in series if (v := worst_of(s, heading)) is not None]
         row[heading] = None
         if found:
             value, clip = (max if small else min)(found)
-            row[heading] = {"mean": float(np.mean([v for v, _ in found])), "worst": float(value), "clip": clip}
+            mean = float(np.mean([v for v, _ in found]))
+            row[heading] = {"mean": mean, "worst": float(value), "clip": clip, "clips": len(found)}
     return row
 
 
@@ -130,14 +133,24 @@ def tables(quality: Quality) -> list[tuple[str, list[list[str]]]]:
     for row in rows:
         name = [row["edit"], row["set"]]
         by = "  ".join(f"{float(s):+.2g}: {digits(r, sign=True)}" for s, r in row["response"].items())
-        shares = [percent(row["monotone"]), percent(row["monotone_2pct"]), digits(row["spearman"])]
+        shares = [percent(row["monotone"]), percent(row["monotone_2pct"])]
+        shares.append(digits(row["spearman"]) + _of(row["spearman_clips"], row["answered"]))
         response.append([*name, str(row["answered"]), *shares, by, row["score"]])
-        leak = row["leakage"]
-        leaks = [f"{leak['change']:.3f} {leak['blendshape']}" if leak else "-", percent(row["leak_share"])]
-        rest.append([*name, *(leaks if quality.judged else []), *(digits(row[h] and row[h]["mean"]) for h in shown)])
+        ends = [(f"{float(s):+.2g}", leak) for s, leak in (row["leakage"] or {}).items()]
+        leaks = [
+            "  ".join(f"{s}: {k['change']:.3f} {k['blendshape']}{_of(k['clips'], row['clips'])}" for s, k in ends),
+            "  ".join(f"{s}: {percent(k['share'])}" for s, k in ends),
+        ]
+        means = [digits(row[h]["mean"]) + _of(row[h]["clips"], row["clips"]) if row[h] else "-" for h in shown]
+        rest.append([*name, *((leak or "-" for leak in leaks) if quality.judged else []), *means])
         worst.append([*name, *(f"{digits(row[h]['worst'])} {row[h]['clip']}" if row[h] else "-" for h in shown)])
     about = "mean over the clips of each clip's worst strength"
     return [("Response", response), (f"What else changed: {about}", rest), ("The worst clip of each", worst)]
+
+
+def _of(count: int, clips: int) -> str:
+    """Of how many clips a figure is, where that is not all that there are."""
+    return "" if count == clips or not count else f" (n {count})"
 
 
 def digits(value: float | None, *, sign: bool = False) -> str:

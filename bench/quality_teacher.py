@@ -65,6 +65,17 @@ def load_judge(path: Path) -> Any:
     return module
 
 
+def start_judge(path: Path) -> tuple[Any, Any]:
+    """The judge's module and a judge of it. Raises what `load_judge` does, UnavailableError where it cannot start."""
+    module = load_judge(path)
+    try:
+        return module, module.Judge()
+    except ModuleNotFoundError as error:
+        raise UnavailableError(f"the judge {path} needs {error.name}: pip install it, or leave --judge out") from None
+    except Exception as error:
+        raise UnavailableError(f"the judge {path} cannot start: {type(error).__name__}: {error}") from None
+
+
 @dataclass(slots=True)
 class Seen:
     """The teachers' answers on a source frame; points and masks in pixels of the window. flow: from this frame to the
@@ -121,15 +132,8 @@ class Teacher:
     """The judge with the mask teachers of its weights folder. notes: what could not be loaded."""
 
     def __init__(self, path: Path) -> None:
-        self.module = load_judge(path)
+        self.module, self._judge = start_judge(path)
         self.notes: list[str] = []
-        try:
-            self._judge: Any = self.module.Judge()
-        except ModuleNotFoundError as error:
-            name = error.name
-            raise UnavailableError(f"the judge {path} needs {name}: pip install it, or leave --judge out") from None
-        except Exception as error:
-            raise UnavailableError(f"the judge {path} cannot start: {type(error).__name__}: {error}") from None
         self._masks: Teachers | None = None
         weights = Path(self.module.WEIGHTS)
         try:

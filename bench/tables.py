@@ -180,16 +180,31 @@ def ahead(rows: Rows) -> str:
 
 
 def plain(rows: Rows) -> str:
-    """The newest row of each bundle version, edit and number of steps."""
+    """The newest row of each bundle, clip, edit and number of steps."""
     last: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        edits = ", ".join(f"{name}={value:g}" for name, value in row["edits"].items())
-        last[f"{row['bundle']['name']} {row['bundle']['version']}", edits, str(row["steps"])] = row
+        bundle, edits = row["bundle"], ", ".join(f"{name}={value:g}" for name, value in row["edits"].items())
+        name = f"{bundle['name']} {bundle['version']}"
+        last[name, bundle["sha256"][:8], row["clip"], edits, str(row["steps"])] = row
     body = [
-        [*case, number(row["engine_fps"]), number(row["plain_fps"]), f"{row['ratio']:.2f}", row["time"][:10]]
+        [
+            *case,
+            number(row["engine_fps"]),
+            number(row["plain_fps"]),
+            f"{row['ratio']:.2f}",
+            short(row),
+            row["time"][:10],
+        ]
         for case, row in last.items()
     ]
-    return grid(["bundle", "edits", "steps", "mien fps", "plain way fps", "ratio", "on"], body)
+    head = ["bundle", "sha256", "clip", "edits", "steps", "mien fps", "plain way fps", "ratio", "commit", "on"]
+    return grid(head, body)
+
+
+def short(row: Row) -> str:
+    """The commit of a row; with "+" where the working tree had changes."""
+    commit = str(row.get("commit"))
+    return commit[:10] + ("+" if commit.endswith("+") else "")
 
 
 TABLES: Mapping[str, Callable[[Rows], str]] = {
@@ -219,19 +234,21 @@ def table(name: str, rows: Iterable[Row]) -> str:
         else:
             chosen = [row for row in last if ("peaks" in row if name == "peaks" else row["bench"] == name)]
         if chosen:
-            parts.append(f"{about(device, chosen, says_what=name != 'peaks')}\n\n{TABLES[name](chosen)}\n")
+            parts.append(
+                f"{about(device, chosen, says_what=name != 'peaks', says_commit=name != 'plain')}\n\n{TABLES[name](chosen)}\n"
+            )
     return "\n".join(parts) or f"No rows yet; `{COMMANDS[name]} --results bench/results` adds some.\n"
 
 
-def about(device: str, rows: Rows, *, says_what: bool = True) -> str:
-    """What a table was measured with, in a line, by its last row. says_what: and what was."""
+def about(device: str, rows: Rows, *, says_what: bool = True, says_commit: bool = True) -> str:
+    """What a table was measured with, in a line, by its last row. says_what: and what was; says_commit: and of which."""
     row, includes = rows[-1], dict.fromkeys(str(row["includes"]) for row in rows if row.get("includes"))
     of, versions = row.get("about", {}), row.get("versions", {})
     driver = f", driver {of['driver']}" if "driver" in of else ""
     limit = f", {number(of['power_limit_w'])} W" if "power_limit_w" in of else ""
     shown = [f"{name} {versions[name]}" for name in ("torch", "triton", "diffusers") if name in versions]
     weights = ", random weights" if says_what and str(row.get("weights", "")).startswith("random") else ""
-    said = f"{device}{limit}{driver}, {', '.join(shown)}{weights}, commit {str(row.get('commit'))[:10]}"
+    said = f"{device}{limit}{driver}, {', '.join(shown)}{weights}" + (f", commit {short(row)}" if says_commit else "")
     return said + (f"; {'; or '.join(includes)}." if says_what and includes else ".")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien.engine.face.points import inter_ocular
+from mien.export.render import picture
 from mien.export.render.body import room
 from mien.export.render.casting import draw_light, draw_person
 from mien.export.render.model import FaceModel, Pose
@@ -33,7 +34,9 @@ MODEL = "ict_facekit_f16.npz"
 SIZE, UNIT, EYES = 512, 13.0, (256.0, 215.0)  # pixels; pixels per model unit; where the eyes lie
 RATE = 25
 PEOPLE_SEED = 4_000_033  # first part of a person's seed
-DRAWING = 1  # raised where the same request would be drawn differently, so that kept drawings are not used
+SOURCES = (Path(__file__), *sorted(Path(picture.__file__).parent.glob("*.py")))
+"""What decides how a request is drawn, beside the model."""
+
 _WIDER = (3, 4, 5, 11, 12, 13)  # the landmarks that a wider face moves outwards
 _WIDER_STEP, _WIDER_HELD = 0.1, (8, *range(17, 68))  # inter-ocular distances; the landmarks it leaves where they are
 
@@ -114,13 +117,21 @@ def wider_shape(model: FaceModel) -> Floats:
     return np.asarray(model.shape(identity.astype(np.float32)) - plain, np.float32)
 
 
+def drawn_by(files: Sequence[Path]) -> str:
+    """A hash of what files hold."""
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
+
+
 class Heads:
-    """Draws the heads. assets: the folder with the model; kept: a folder for drawings between runs; atlas: texels of the skin."""
+    """Draws the heads. assets: the folder with the model; kept: a folder for drawings between runs, which are used as long as model
+    and renderer are the same; atlas: texels of the skin.
+    """
 
     def __init__(self, assets: Path, kept: Path | None = None, atlas: int = 768) -> None:
         self._model, self._kept, self._atlas = assets / MODEL, kept, atlas
         if not self._model.exists():
             raise FileNotFoundError(f"no head model at {self._model}: give the folder that holds {MODEL}")
+        self._drawn_by = drawn_by((self._model, *SOURCES))
         self._studio: Studio | None = None
         self._people: dict[int, tuple[Person, Light, Floats]] = {}
         self._wider: Floats | None = None
@@ -132,7 +143,7 @@ class Heads:
 
     def _take(self, head: int, act: Act, change: Change | None) -> Take:
         wider = change.wider if change is not None else 0.0
-        request = (DRAWING, head, act.expression, act.pose, act.gaze, wider, SIZE, UNIT, EYES, self._atlas)
+        request = (self._drawn_by, head, act.expression, act.pose, act.gaze, wider, SIZE, UNIT, EYES, self._atlas)
         name = hashlib.sha256(repr(request).encode()).hexdigest()[:20]
         kept = None if self._kept is None else self._kept / f"{name}.npz"
         if kept is not None and kept.exists():
@@ -146,15 +157,15 @@ class Heads:
                 self._wider = wider_shape(self._studio.model)
             person = copy.copy(person)
             person.shape = person.shape + np.float32(wider) * self._wider
-        picture = render(person, act, portrait(UNIT, EYES), (SIZE, SIZE), light, backdrop)
+        drawn = render(person, act, portrait(UNIT, EYES), (SIZE, SIZE), light, backdrop)
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial = kept.with_suffix(".partial.npz")
-            arrays: dict[str, Any] = {"parts": picture.parts, "landmarks": picture.landmarks}
-            arrays["png"] = cv2.imencode(".png", picture.rgb[..., ::-1])[1]
+            arrays: dict[str, Any] = {"parts": drawn.parts, "landmarks": drawn.landmarks}
+            arrays["png"] = cv2.imencode(".png", drawn.rgb[..., ::-1])[1]
             np.savez_compressed(partial, **arrays)
             partial.rename(kept)
-        return Take(picture.rgb, picture.parts, picture.landmarks)
+        return Take(drawn.rgb, drawn.parts, drawn.landmarks)
 
     def _person(self, head: int) -> tuple[Person, Light, Floats]:
         """The person, the light and the room of a head."""

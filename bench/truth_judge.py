@@ -19,19 +19,19 @@ import numpy as np
 
 from mien.bench.quality_measure import STILL_JAW
 from mien.bench.quality_scores import Blend, score_of
-from mien.bench.quality_statistics import correlation
-from mien.bench.quality_teacher import load_judge
+from mien.bench.quality_statistics import motion_kept
+from mien.bench.quality_teacher import start_judge
 from mien.engine.types import Array
 
 Blends = Mapping[str, float]
 
 
 class Judge:
-    """A judge's blendshapes of a picture. Raises what `load_judge` does."""
+    """A judge's blendshapes of a picture. Raises what `start_judge` does."""
 
     def __init__(self, path: Path) -> None:
-        module = load_judge(path)
-        self._names, self._judge = module.BLEND_NAMES, module.Judge()
+        module, self._judge = start_judge(path)
+        self._names = module.BLEND_NAMES
 
     def __call__(self, rgb: Array) -> Blends | None:
         """Of the largest face of a picture (H, W, 3), 0..255; None where it sees none."""
@@ -84,7 +84,7 @@ def figures(edit: str, heads: Sequence[Head]) -> dict[str, Any]:
             ([blends["jawOpen"] for blends in head.source], [blends["jawOpen"] for blends in result])
             for head, result in zip(heads, results, strict=True)
         ]
-        kept = [r for a, b in jaws if (r := correlation(a, b, STILL_JAW)) is not None]
+        kept = [r for a, b in jaws if (r := motion_kept(a, b, STILL_JAW)) is not None]
         out |= {
             f"{kind}_response": response,
             f"{kind}_jaw_r": float(np.mean(kept)) if kept else None,

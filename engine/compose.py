@@ -18,10 +18,9 @@ from mien.engine.blend import poisson
 from mien.engine.clock import Clock
 from mien.engine.edits import Answer, Method, View
 from mien.engine.face.align import crop_to_frame, paste_box, widened
-from mien.engine.face.face_motion import FaceMotion, face_motion, parting_motion
+from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
 from mien.engine.face.mask import GRID_PX, FaceMasks, blur
-from mien.engine.face.points import invert, transform
-from mien.engine.face.warp import motions, scaled
+from mien.engine.face.points import invert, iou, transform
 from mien.engine.frame_crop import bit_depth, crop_frame
 from mien.engine.manifest import AttributeEdit
 from mien.engine.rows import RowGathering
@@ -38,7 +37,7 @@ Answered = tuple[Array, Answer | None]
 MASK_SHARE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Placement:
     """Where a face lies in a frame. quad: (3, 2) smoothed, see face/align.py. points: (68, 2) smoothed.
 
@@ -66,12 +65,12 @@ class FaceMemory:
         return mask
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FaceJob:
     """One face of one frame, begun: what `FaceEdit.finish` needs, and nothing that a later frame changes.
 
     crop: (3, S, S), not moved. motion: None where nothing moves. mask: (S, S). points: (68, 2) in crop pixels, not moved. hidden:
-    (S, S) or None, where edits may hide what was there.
+    (S, S) or None, where edits may hide what was there. share: (S, S) in (0, 1], of the difference; None for all of it.
     """
 
     track: FaceTrack
@@ -83,6 +82,18 @@ class FaceJob:
     points: Array
     hidden: Array | None
     weight: float
+    share: Array | None = None
+
+    def beside(self, others: Sequence[FaceJob]) -> FaceJob:
+        """The job among the frame's other faces: differences add up, so where masks meet each face has its share alone."""
+        met = [other for other in others if iou(self.box, other.box) > 0.0]
+        if not met:
+            return self
+        total = np.float32(self.weight) * self.mask
+        for other in met:
+            there = invert(self.affine) @ np.vstack([other.affine, [0.0, 0.0, 1.0]])
+            total += np.float32(other.weight) * cv2.warpAffine(other.mask, there, self.mask.shape[::-1])
+        return replace(self, share=1 / np.maximum(total, 1))
 
     def settled(self) -> FaceJob:
         """The job with its track's code as it is now; a later frame may add to it."""
@@ -97,7 +108,10 @@ def crop_scale(spec: EditSpec, edits: Mapping[str, AttributeEdit]) -> float:
 
 
 class FaceEditing(Protocol):
-    """What survey and stream need of `FaceEdit`, and of what takes its place on a GPU (see cuda/face_edit.py)."""
+    """What survey and stream need of `FaceEdit`, and of what takes its place on a GPU (see cuda/face_edit.py).
+
+    What `begin` answers has `beside`, and `settled` where `frames_at_once` is above 1; see `FaceJob`.
+    """
 
     @property
     def method(self) -> Method: ...  # noqa: D102
@@ -139,8 +153,7 @@ class FaceEdit:
         self._regions = regions
         self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
         self._within, self._poisson = spec.region, spec.blend == "poisson"
-        self._parts_lips = any(edit.parts_lips for edit, _ in active)
-        self._motions = motions((edit.template, strength) for edit, strength in active)
+        self._plan = MotionPlan.of(active)
         self.crop_px, self._scale = crop_px, crop_scale(spec, edits)
         self._parser, self._threads, self._clock = parser, threads, clock
         self.frames_at_once, self._gathering = frames_at_once, gathering
@@ -214,14 +227,15 @@ class FaceEdit:
             weight = np.float32(job.weight)
             shared: Any = {"box": job.box, "threads": self._threads, "matrix": frame.matrix}
             shared |= {"color_range": frame.color_range, "bit_depth": bit_depth(frame)}
-            warp, inside = (None, None) if job.motion is None else (job.motion.field, job.motion.inside)
+            warp, cover = (None, None) if job.motion is None else (job.motion.field, job.motion.cover)
             difference = None if answer is None else answer.difference
-            mask = job.mask if job.weight == 1.0 else job.mask * weight
+            mask = job.mask if job.share is None else job.mask * job.share
+            mask = mask if job.weight == 1.0 else mask * weight
             if difference is not None or warp is not None:
                 added = self._nothing if difference is None else difference
                 planes = composite_delta_yuv(planes, job.affine, added, mask, warp, **shared)
-            if inside is not None:
-                picture, share = inside
+            if cover is not None:
+                picture, share = cover
                 if difference is not None:
                     picture = picture + mask * difference
                 planes = composite_replace_yuv(planes, job.affine, picture, share, **shared)
@@ -233,18 +247,14 @@ class FaceEdit:
     def _motion(
         self, masks: FaceMasks, points: Array, memory: FaceMemory, crop: Array, affine: Array, weight: float
     ) -> FaceMotion | None:
-        if not self._motions:
+        if not self._plan:
             return None
         support = masks.support()
         if self._within is not None:
             support = support * blur(masks.region(self._within), 2.0)
         support = self._steady(memory, "support", support)
-        moved = scaled(self._motions, weight)
-        if not self._parts_lips:
-            return face_motion(moved, points, self.crop_px, support)
-        pixel = 1.0 / math.hypot(affine[0, 0], affine[1, 0])
-        share = masks.enlarged(support)
-        return parting_motion(moved, points, crop, support, share, pixel, partial(self._steady, memory, "seam"))
+        pixel, steady = 1.0 / math.hypot(affine[0, 0], affine[1, 0]), partial(self._steady, memory)
+        return face_motion(self._plan.times(weight), points, crop, support, pixel, steady)
 
     def _steady(self, memory: FaceMemory, name: str, mask: Array) -> Array:
         """A mask averaged over the track's crops of this width."""

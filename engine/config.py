@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from mien.engine.checks import as_number, as_whole
 from mien.engine.errors import InputError
 
 Precision = Literal["auto", "float32", "float16", "bfloat16", "float8"]
@@ -15,6 +17,11 @@ Execution = Literal["auto", "eager", "graphs", "compiled"]
 
 MAX_THREADS = 256
 MAX_BATCH = 64
+_WHOLE: dict[str, tuple[int, float, str]] = {
+    "threads": (0, MAX_THREADS, f"a whole number from 1 to {MAX_THREADS}, or 0 for all cores"),
+    "frames_at_once": (1, math.inf, "a whole number of 1 or more"),
+    "batch_size": (1, MAX_BATCH, f"a whole number from 1 to {MAX_BATCH}"),
+}
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 
 
@@ -82,7 +89,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for a value outside its range."""
-        if not _DEVICE.fullmatch(self.device):
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise InputError(f"unknown device {self.device!r}: use cpu, cuda or cuda:N")
         check_precision(self.precision)
         check_execution(self.execution)
@@ -91,18 +98,14 @@ class EngineConfig:
         if self.precision == "float8" and self.device == "cpu":
             known = ", ".join(name for name in get_args(Precision) if name != "float8")
             raise InputError(f"precision is 'float8' on the cpu: use one of {known}, or a CUDA device")
-        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= MAX_THREADS:
-            raise InputError(
-                f"threads is {self.threads!r}: use a whole number from 1 to {MAX_THREADS}, or 0 for all cores"
-            )
-
-        if self.frames_at_once < 1:
-            raise InputError(f"frames_at_once is {self.frames_at_once!r}: use 1 or more")
-        size = self.batch_size
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_BATCH:
-            raise InputError(f"batch_size is {size!r}: use a whole number from 1 to {MAX_BATCH}")
-        if not 0.0 <= self.batch_wait_s < float("inf"):
+        for name, (low, high, accepted) in _WHOLE.items():
+            if (whole := as_whole(getattr(self, name), low, high)) is None:
+                raise InputError(f"{name} is {getattr(self, name)!r}: use {accepted}")
+            object.__setattr__(self, name, whole)
+        wait_s = as_number(self.batch_wait_s)
+        if wait_s is None or wait_s < 0.0:
             raise InputError(f"batch_wait_s is {self.batch_wait_s!r}: use a number of seconds of 0 or more")
+        object.__setattr__(self, "batch_wait_s", wait_s)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

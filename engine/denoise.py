@@ -85,13 +85,14 @@ class CropDenoiser:
             text, nothing = mix(branches, {"text": 1.0}), mix(branches, {"none": 1.0})
             denoiser = residual_cfg(wishes.residual, text, nothing, schedule, z, wishes.edited["text"])
         start, begin = schedule.add_noise(z, noise[0], wishes.timesteps[0]), 0
-        if wishes.motion is not None:
-            field = MotionField.of(track, wishes.motion, wishes.timesteps)
+        field = None if wishes.motion is None else MotionField.of(track, wishes.motion, wishes.timesteps)
+        if field is not None:
             step = field.recording(step, start)
             if field.frame:
                 begin, start = field.begin(schedule, noise[0], background if wishes.smooth else None)
-            field.frame += 1
         out = sample_steps(step, denoiser, start, schedule, wishes.timesteps[begin:], noise[begin + 1 :])
+        if field is not None:
+            field.frame += 1
         return np.asarray(out, np.float32)
 
     def difference(self, track: FaceTrack, z: Array, conditions: Conditions, frame: FrameInputs) -> Array:

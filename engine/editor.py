@@ -91,6 +91,9 @@ class Editor:
         at_once = 1 if in_order else self.config.frames_at_once
         each = replace(self.config, frames_at_once=at_once).for_one_frame()
         wanted = ANALYSIS + method_class.networks(self.spec, manifest)
+        size = self.spec.crop_px or manifest.crop_size_px
+        if "vae_encoder" in wanted:
+            check_crop(self.spec, self.bundle)
         if networks is None:
             chosen = {name: select(self.config, self._format(name)) for name in wanted}
             self.selection = chosen[wanted[-1]]
@@ -109,7 +112,6 @@ class Editor:
         if self.gathering is not None:
             loaded |= {name: RowBatcher(loaded[name], self.gathering) for name in wanted if name in DENOISERS}
         options: Any = {"threads": each.num_threads, "frames_at_once": at_once, "gathering": self.gathering}
-        size = self.spec.crop_px or manifest.crop_size_px
         made = []
         for spec in split(self.spec, manifest, method_class):
             method, regions = method_class(spec, self.bundle, loaded), method_class.regions(spec, manifest)
@@ -205,3 +207,11 @@ def check_edits(spec: EditSpec, bundle: Bundle) -> None:
         low, high = bundle.edit(name).range
         if not low <= strength <= high:
             raise EditError(f"the strength of edit {name!r} is {strength:g}; accepted: {low:g} to {high:g}")
+
+
+def check_crop(spec: EditSpec, bundle: Bundle) -> None:
+    """Raise EditError for a size of the crop that the bundle's autoencoder does not take."""
+    network = bundle.networks.get("vae_encoder")
+    taken = None if network is None else network.inputs["image"].shape[-1]
+    if taken is not None and spec.crop_px not in (None, taken):
+        raise EditError(f"crop_px is {spec.crop_px}; the bundle {bundle.manifest.name!r} takes {taken}: leave it out")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from mien.engine.types import Array, Frame
+from mien.engine.errors import ShapeError
+from mien.engine.types import MAX_VALUE, Array, Frame
 from mien.kernels.crop_yuv import crop_yuv
 
 
 def bit_depth(frame: Frame) -> int:
-    """Bits a sample of the frame has."""
-    return 8 if frame.pixel_format == "yuv420p" else 10
+    """Bits a sample of the frame has. Raises ShapeError for a pixel format that no frame has."""
+    if frame.pixel_format not in MAX_VALUE:
+        raise ShapeError(f"the frame's pixel format is {frame.pixel_format!r}; accepted: {', '.join(MAX_VALUE)}")
+    return MAX_VALUE[frame.pixel_format].bit_length()
 
 
 def crop_frame(

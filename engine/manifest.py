@@ -109,7 +109,8 @@ class AttributeEdit:
     denoiser does not run for it. target: where the direction leads, None for one that adds. template: landmark motions.
     regions: names of the mask's regions, united. t_max: timestep where the denoising starts, 1..999. gain: factor on the
     direction's difference. hides: whether what it draws hides what was there, down to the frame's own detail (dark glasses).
-    parts_lips: whether the template tears the lips apart, and the gap shows the inside of a mouth, see face/lips.py.
+    parts_lips: whether the template tears the lips apart, and the gap shows the inside of a mouth, see face/lips.py. closes_lids:
+    whether the strength closes the eyes, see face/lids.py.
     crop_scale: how many times as wide as FFHQ's the crop may be, for what reaches beyond the face (long hair).
     """
 
@@ -124,8 +125,14 @@ class AttributeEdit:
     composition: Composition
     hides: bool = False
     parts_lips: bool = False
+    closes_lids: bool = False
     crop_scale: float = 1.0
     target: Target | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves the picture's own pixels."""
+        return bool(self.template) or self.closes_lids
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,14 +319,15 @@ def _edit(name: str, section: Section) -> AttributeEdit:
         composition=section.choice("composition", ("delta", "replace")),
         hides=section.flag("hides"),
         parts_lips=section.flag("parts_lips"),
+        closes_lids=section.flag("closes_lids"),
         crop_scale=section.number("crop_scale", 1.0, MAX_CROP_SCALE) if section.has("crop_scale") else 1.0,
         target=_target(section.section("target")) if section.has("target") else None,
     )
     section.finish()
     if not edit.regions:
         raise BundleError(f"{section.where}.regions: an edit needs at least one region")
-    if edit.direction is None and not edit.template:
-        raise BundleError(f"{section.where}: an edit needs a direction or a template, this one has neither")
+    if edit.direction is None and not edit.moves:
+        raise BundleError(f"{section.where}: an edit needs a direction or something that moves, this one has neither")
     if edit.parts_lips and not edit.template:
         raise BundleError(f"{section.where}: lips part by a template, this edit has none")
     if edit.direction is None and edit.target is not None:

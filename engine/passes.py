@@ -38,6 +38,14 @@ class PassJobs:
 
     jobs: tuple[FaceJob | None, ...]
 
+    def beside(self, others: Sequence[PassJobs]) -> PassJobs:
+        """As `FaceJob.beside`, pass by pass."""
+        jobs = (
+            None if job is None else job.beside([found for other in others if (found := other.jobs[i]) is not None])
+            for i, job in enumerate(self.jobs)
+        )
+        return PassJobs(tuple(jobs))
+
     def settled(self) -> PassJobs:
         """As `FaceJob.settled`."""
         return PassJobs(tuple(None if job is None else job.settled() for job in self.jobs))

@@ -150,7 +150,8 @@ class PromptEdit:
         if not self.recipe.thrift.similarity:
             return self._made(track, view)
         same = track.memory.setdefault("similar", SimilarityFilter(self.recipe.thrift.similarity, seed=self._seed))
-        if not same.reuse(view.crop):
+        if not same.reuse(view.crop) or "answer" not in track.memory:
+            track.memory.pop("answer", None)  # a frame that fails leaves none
             track.memory["answer"] = self._made(track, view)
         answer: Answer = track.memory["answer"]
         if answer.cover is not None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from mien.engine.sampling import Sampling
@@ -90,36 +89,6 @@ def sample_steps(
         last = i + 1 == len(timesteps)
         drawn = None if last or not len(noise) else noise[i]
         x = step(schedule, denoiser(x, t), x, t, None if last else timesteps[i + 1], drawn)
-    return x
-
-
-def sample_lcm(denoiser: Denoiser, x: Any, schedule: Schedule, timesteps: Sequence[float], noise: Sequence[Any]) -> Any:
-    """`step_lcm` over the timesteps: x at timesteps[0] -> x0. noise[i] leads from step i to step i + 1."""
-    return sample_steps(step_lcm, denoiser, x, schedule, timesteps, noise)
-
-
-def sample_tcd(
-    denoiser: Denoiser,
-    x: Any,
-    schedule: Schedule,
-    timesteps: Sequence[float],
-    noise: Sequence[Any],
-    gamma: float = 0.3,
-) -> Any:
-    """`step_tcd` over the timesteps: x at timesteps[0] -> x at level 0."""
-    return sample_steps(partial(step_tcd, gamma=gamma), denoiser, x, schedule, timesteps, noise)
-
-
-def sample_ddim(denoiser: Denoiser, x: Any, schedule: Schedule, timesteps: Sequence[float], final: int = -1) -> Any:
-    """`step_ddim` over the timesteps: x at timesteps[0] -> x at level `final` (-1: the clean picture)."""
-    return sample_steps(partial(step_ddim, final=final), denoiser, x, schedule, timesteps)
-
-
-def invert_ddim(denoiser: Denoiser, x: Any, schedule: Schedule, timesteps: Sequence[float]) -> Any:
-    """DDIM backwards (Song et al. 2021, section 4.3): x at timesteps[0] -> x at timesteps[-1]; timesteps ascend."""
-    for t, target in pairwise(timesteps):
-        x0 = denoiser(x, t)
-        x = schedule.add_noise(x0, schedule.to_eps(x0, x, t), target)
     return x
 
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from mien.engine.checks import as_number, as_whole
 from mien.engine.errors import EditError
 from mien.engine.face.align import MAX_CROP_SCALE
 
@@ -49,11 +50,9 @@ def parse_edit(text: str) -> tuple[str, float]:
 
 
 def _finite(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise EditError(f"{what} is {value!r}, not a number")
-    if not math.isfinite(value):
-        raise EditError(f"{what} is {value}, not a finite number")
-    return float(value)
+    if (number := as_number(value)) is None:
+        raise EditError(f"{what} is {reprlib.repr(value)}, not a finite number")
+    return number
 
 
 def check_choice(what: str, value: Any, accepted: Iterable[Any]) -> None:
@@ -123,25 +122,33 @@ class EditSpec:
             object.__setattr__(self, "guidance_scale", _finite("guidance_scale", self.guidance_scale))
             check_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
         if self.crop_px is not None:
-            _whole("crop_px", self.crop_px, 64, 2048)
+            self._set_whole("crop_px", 64, 2048)
             if self.crop_px % 8:
                 raise EditError(f"crop_px is {self.crop_px}; accepted: multiples of 8")
         if self.crop_scale is not None:
             object.__setattr__(self, "crop_scale", _finite("crop_scale", self.crop_scale))
             check_number("crop_scale", self.crop_scale, 1, MAX_CROP_SCALE)
         if self.num_steps is not None:
-            _whole("num_steps", self.num_steps, 1, MAX_STEPS)
-        _whole("seed", self.seed, 0, MAX_SEED)
+            self._set_whole("num_steps", 1, MAX_STEPS)
+        self._set_whole("seed", 0, MAX_SEED)
         if isinstance(self.faces, str):
             check_choice("faces", self.faces, ("largest", "all"))
-        elif isinstance(self.faces, bool) or not isinstance(self.faces, int) or self.faces < 1:
+        elif (faces := as_whole(self.faces, 1)) is None:
             raise EditError(f"faces is {self.faces!r}; accepted: largest, all, or a whole number from 1")
+        else:
+            object.__setattr__(self, "faces", faces)
         if self.region is not None:
             check_choice("region", self.region, REGIONS)
         check_choice("blend", self.blend, BLENDS)
         check_choice("composition", self.composition, COMPOSITIONS)
         if self.sampler is not None:
             check_choice("sampler", self.sampler, SAMPLERS)
+
+    def _set_whole(self, key: str, low: int, high: int) -> None:
+        value = getattr(self, key)
+        if (whole := as_whole(value, low, high)) is None:
+            raise EditError(f"{key} is {reprlib.repr(value)}; accepted: a whole number from {low} to {high}")
+        object.__setattr__(self, key, whole)
 
     @property
     def active(self) -> tuple[tuple[str, float], ...]:
@@ -171,16 +178,11 @@ class EditSpec:
         """A spec from JSON text. Raises EditError for what is not a JSON object or not a spec."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
             raise EditError(f"the edit settings are not JSON: {error}") from None
         if not isinstance(values, dict):
             raise EditError(f"the edit settings are a {type(values).__name__}, not a JSON object")
         return cls.from_dict(values)
-
-
-def _whole(what: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise EditError(f"{what} is {value!r}; accepted: a whole number from {low} to {high}")
 
 
 def _pairs(kind: str, value: Any) -> tuple[tuple[str, Any], ...]:

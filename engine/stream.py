@@ -5,7 +5,7 @@ codes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -118,7 +118,7 @@ class Stream:
 
 def edit_in_flight(stream: Stream, frames: Iterable[Frame]) -> Generator[EditedFrame, None, None]:
     """The frames edited, in order, one for one. With `frames_at_once` n of a stream above 1, n are under work at a time, and
-    each is answered once n - 1 more have begun or the frames have ended.
+    each is answered once n - 1 more have begun or the frames have ended. What raises does so in the place of its frame.
     """
     if stream.frames_at_once == 1:
         for frame in frames:
@@ -127,11 +127,22 @@ def edit_in_flight(stream: Stream, frames: Iterable[Frame]) -> Generator[EditedF
     working: deque[Future[EditedFrame]] = deque()
     pool = ThreadPoolExecutor(stream.frames_at_once, "mien:edit")
     try:
-        for frame in frames:
-            working.append(pool.submit(stream.finish, stream.begin(frame)))
+        for future in _begun(stream, frames, pool):
+            working.append(future)
             if len(working) == stream.frames_at_once:
                 yield working.popleft().result()
         while working:
             yield working.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begun(stream: Stream, frames: Iterable[Frame], pool: ThreadPoolExecutor) -> Iterator[Future[EditedFrame]]:
+    """A future a frame; where the frames or a beginning raise, one more that raises it."""
+    try:
+        for frame in frames:
+            yield pool.submit(stream.finish, stream.begin(frame))
+    except Exception as error:
+        failed = Future[EditedFrame]()
+        failed.set_exception(error)
+        yield failed

@@ -16,7 +16,7 @@ from mien.engine.compose import FaceEditing, FaceMemory, PixelBox, Placement
 from mien.engine.face.align import crop_to_frame, ffhq_quad, smooth_points, smooth_quads
 from mien.engine.face.gate import turn_weight
 from mien.engine.face.points import area
-from mien.engine.face.track import Tracker
+from mien.engine.face.track import Tracker, leaps
 from mien.engine.spec import EditSpec
 from mien.engine.types import Array, Face, FaceTrack, Frame
 
@@ -81,7 +81,8 @@ def begin_faces(
     if edit is None:
         return BegunFrame(frame)
     begun = [edit.begin(frame, place, memories[place.track_id]) for place in places]
-    return BegunFrame(frame, tuple(job for job in begun if job is not None))
+    jobs = [job for job in begun if job is not None]
+    return BegunFrame(frame, tuple(job.beside([other for other in jobs if other is not job]) for job in jobs))
 
 
 def finish_faces(edit: FaceEditing | None, begun: BegunFrame) -> EditedFrame:
@@ -222,9 +223,8 @@ class Survey:
         last = len(self._scenes) - 1 - self._scenes[::-1].index(seen.scene)
         out = []
         for positions, points in contiguous_runs(seen.positions, np.asarray(seen.points, np.float64)):
-            quads = smooth_quads(np.stack([ffhq_quad(p) for p in points]))
+            quads, smooth = smooth_run(points)
             ramps = ramp(len(positions), rises=positions[0] > first, falls=positions[-1] < last)
-            smooth = smooth_points(points)
             weights = [weight * turn_weight(landmarks) for weight, landmarks in zip(ramps, smooth, strict=True)]
             out += [
                 (position, Placement(track_id, quad, landmarks, weight))
@@ -250,6 +250,14 @@ def contiguous_runs(positions: Sequence[int], points: Array) -> list[tuple[list[
         part = points[start:end]
         runs.append((full.tolist(), part[before] + share[:, None, None] * (part[after] - part[before])))
     return runs
+
+
+def smooth_run(points: Array) -> tuple[Array, Array]:
+    """Smoothed quads (n, 3, 2) and landmarks (n, 68, 2) of one contiguous run; never across a frame in which the face leaps."""
+    cuts = [i for i in range(1, len(points)) if leaps(points[i], points[i - 1])]
+    parts = np.split(points, cuts)
+    quads = [smooth_quads(np.stack([ffhq_quad(p) for p in part])) for part in parts]
+    return np.concatenate(quads), np.concatenate([smooth_points(part) for part in parts])
 
 
 def ramp(length: int, *, rises: bool, falls: bool) -> list[float]:

@@ -22,7 +22,7 @@ Rotation = Literal[0, 90, 180, 270]
 MAX_VALUE: dict[str, int] = {"yuv420p": 255, "yuv420p10le": 1023}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Frame:
     """One decoded picture, as the decoder gave it.
 
@@ -60,7 +60,7 @@ class Frame:
         )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Face:
     """One face in one frame.
 

@@ -55,6 +55,10 @@ class LaneJob:
     parsed: Parsed
     mask: Array | None = None
 
+    def beside(self, others: Sequence[LaneJob]) -> LaneJob:
+        """The job itself: masks are not read yet, and what faces add where they meet adds up here."""
+        return self
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Session:

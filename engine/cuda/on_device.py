@@ -64,7 +64,7 @@ def why_not(spec: EditSpec, manifest: Manifest, method: object, crop_px: int) ->
         "guided_update": wishes.guided,
         "motion": wishes.motion is not None,
         "blend poisson": spec.blend == "poisson",
-        "edits that move landmarks": any(edit.template for edit in edits),
+        "edits that move landmarks": any(edit.moves for edit in edits),
         "edits that hide what was there": any(edit.hides for edit in edits),
         f"crops of less than {GRID_PX} pixels": crop_px < GRID_PX,
     }

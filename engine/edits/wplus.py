@@ -63,31 +63,17 @@ class WPlus:
 
     @staticmethod
     def networks(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
-        """None where every edit is only a landmark warp that keeps the picture's own pixels."""
-        if spec.prompt:
-            raise EditError(
-                f"the bundle {manifest.name!r} reads no prompts: leave out --prompt, or give another --bundle"
-            )
-        active = [manifest.edits[name] for name, _ in spec.active]
-        options, default = read_options(Options, spec), Options()
-        if _composition(spec, active) == "replace":
-            if (options.rows, options.whole) != (default.rows, default.whole):
-                raise EditError("options rows and whole belong to --composition delta: leave them out")
-            return *_ALWAYS, "denoiser"
-        if spec.sampler is not None:
-            raise EditError(f"sampler {spec.sampler!r} belongs to --composition replace: leave it out")
-        if all(edit.direction is None for edit in active):
-            return ()
-        if not _one_row(options, manifest):
-            return *_ALWAYS, "denoiser"
-        if options.w_scale != default.w_scale:
-            raise EditError("option w_scale belongs to the denoiser: leave it out, or give rows=2")
-        return *_ALWAYS, "difference"
+        """None where every edit is only a landmark warp that keeps the picture's own pixels; then options are refused."""
+        wanted = _wanted(spec, manifest)
+        if spec.active and not wanted and read_options(Options, spec) != Options():
+            names, given = (", ".join(name for name, _ in pairs) for pairs in (spec.active, spec.options))
+            raise EditError(f"the edits {names} run no network that has the options {given}: leave these out")
+        return wanted
 
     @staticmethod
     def in_order(spec: EditSpec, manifest: Manifest) -> bool:
         """Where the denoiser reads a bank."""
-        return bool(manifest.bank) and "denoiser" in WPlus.networks(spec, manifest)
+        return bool(manifest.bank) and "denoiser" in _wanted(spec, manifest)
 
     @staticmethod
     def regions(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
@@ -99,7 +85,7 @@ class WPlus:
         active = [(manifest.edits[name], strength) for name, strength in spec.active]
         coded = [edit for edit, _ in active if edit.direction is not None]
         self.composition = _composition(spec, [edit for edit, _ in active])
-        wanted = self.networks(spec, manifest)
+        wanted = _wanted(spec, manifest)
         self._runs, self._one_row = bool(wanted), "difference" in wanted
         self._networks, self._model = networks, Embedded(manifest, networks)
         self._options = read_options(Options, spec)
@@ -169,6 +155,37 @@ class WPlus:
         if view.hidden is None:
             return Answer(difference)
         return Answer(difference, (picture, covered_share(difference) * np.minimum(view.mask, view.hidden)))
+
+
+def _wanted(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
+    """The networks of a spec, or of one pass of it, which may leave some of the spec's options to the other passes."""
+    if told := _text_flags(spec):
+        raise EditError(f"the bundle {manifest.name!r} reads no prompts: leave out {told}, or give another --bundle")
+    active = [manifest.edits[name] for name, _ in spec.active]
+    options, default = read_options(Options, spec), Options()
+    if _composition(spec, active) == "replace":
+        if (options.rows, options.whole) != (default.rows, default.whole):
+            raise EditError("options rows and whole belong to --composition delta: leave them out")
+        return *_ALWAYS, "denoiser"
+    if spec.sampler is not None:
+        raise EditError(f"sampler {spec.sampler!r} belongs to --composition replace: leave it out")
+    if all(edit.direction is None for edit in active):
+        return ()
+    if not _one_row(options, manifest):
+        return *_ALWAYS, "denoiser"
+    if options.w_scale != default.w_scale:
+        raise EditError("option w_scale belongs to the denoiser: leave it out, or give rows=2")
+    return *_ALWAYS, "difference"
+
+
+def _text_flags(spec: EditSpec) -> str:
+    """The flags given that only a network that reads text can heed, as words; empty where there is none."""
+    flags = {
+        "--prompt": bool(spec.prompt),
+        "--negative-prompt": bool(spec.negative_prompt),
+        "--guidance-scale": spec.guidance_scale is not None,
+    }
+    return ", ".join(flag for flag, given in flags.items() if given)
 
 
 def _one_row(options: Options, manifest: Manifest) -> bool:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from mien.engine.face.points import face_axes
+from mien.engine.face.smooth import gaussian_smooth
 from mien.engine.face.warp import (
     NO_SECOND_MAP,
     Motions,
@@ -74,10 +75,10 @@ class Parting:
     gap: Gap | None
 
 
-def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[Array], Array]) -> Parting:
+def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str, Array], Array]) -> Parting:
     """The parting that motions make in a crop (3, S, S) in [-1, 1] with 68 landmarks in its pixels.
 
-    steady: averages the seam's way from the landmarks (NODES,) over the frames of a track.
+    steady: averages named values over the frames of a track.
     """
     size = crop.shape[1]
     whole = forward_field(moved, points, size, GRID)
@@ -98,7 +99,7 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[Arra
     shown = _ramp(parted, CLOSED, PARTED)
     line = _curve(lower_edge + 0.5 * (1.0 - shown) * (upper_edge - lower_edge))
     luma = cv2.GaussianBlur(np.tensordot(_LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
-    seam = line + steady(darkest_line(luma, line, axes[1], unit))[:, None] * axes[1]
+    seam = line + steady("seam", darkest_line(luma, line, axes[1], unit))[:, None] * axes[1]
     edges = [(seam + sample_field(side, seam, size) - origin) @ axes.T for side in (upper, lower)]
     across = np.linspace(max(e[0, 0] for e in edges), min(e[-1, 0] for e in edges), NODES)
     top, bottom = (np.interp(across, e[:, 0], e[:, 1]) for e in edges)
@@ -137,7 +138,7 @@ def darkest_line(luma: Array, line: Array, down: Array, unit: float) -> Array:
     path[-1] = best.argmin()
     for node in range(len(line) - 1, 0, -1):
         path[node - 1] = came[node, path[node]]
-    return np.asarray(cv2.GaussianBlur(steps[path][:, None].astype(np.float32), (1, 0), 1, sigmaY=PATH_BLUR)[:, 0])
+    return gaussian_smooth(steps[path], PATH_BLUR)
 
 
 def _tear(origin: Array, axes: Array, width: float, size: int) -> Array:
@@ -164,7 +165,7 @@ def _colours(crop: Array, places: Array) -> Array:
     """(n, 3) in [0, 1]: a crop's colours at places (n, 2), smoothed along them."""
     at = places[:, None].astype(np.float32)
     seen = [cv2.remap(p, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0] for p in crop]
-    return np.asarray(0.5 + 0.5 * cv2.GaussianBlur(np.stack(seen, 1), (1, 0), 1, sigmaY=1.5))
+    return 0.5 + 0.5 * gaussian_smooth(np.stack(seen, 1), PATH_BLUR)
 
 
 def _ramp(value: float, low: float, high: float) -> float:

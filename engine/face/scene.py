@@ -32,8 +32,8 @@ def difference(a: Array, b: Array) -> float:
 
 
 class CutDetector:
-    """Says of each frame whether a new scene begins with it: unrelated to the frame before, or far more changed than
-    lately.
+    """Says of each frame whether a new scene begins with it: of another size than the frame before, unrelated to it, or far
+    more changed than lately.
 
     A quick shake of the head reaches 0.36 after changes of 0.03 and more; talking stays below 0.02; a cut between two
     speakers before the same kind of wall can be as little as 0.2, but comes after calm.
@@ -49,13 +49,16 @@ class CutDetector:
     def reset(self) -> None:
         """Forget the previous frame; the next one begins a scene."""
         self._previous: Array | None = None
+        self._shape: tuple[int, ...] | None = None
         self._usual = self.CALM
 
     def __call__(self, frame: Frame) -> bool:
         """Whether this frame begins a scene; the first one does."""
         now = thumbnail(frame)
         previous, self._previous = self._previous, now
-        if previous is None or previous.shape != now.shape:
+        resized, self._shape = self._shape != frame.planes[0].shape, frame.planes[0].shape
+        if previous is None or resized:
+            self._usual = self.CALM
             return True
         change = difference(previous, now)
         unrelated = change > max(self.UNRELATED, self.UNRELATED_SURPRISE * self._usual)

@@ -4,13 +4,14 @@ frames.
 A track is born from a detection whose landmarks the landmark network believes in; it counts as confirmed after a
 second detection (at once if both networks are sure). While it lives, each frame's landmark crop comes from the
 previous frame's landmarks. A frame in which the network does not believe shows no face of that track, and calls the
-detector; the track takes its face up again if one is found near its last box within `lost_after` frames. A scene cut
-ends every track.
+detector; the track takes its face up again if one is found near its last box within `lost_after` frames, or one of its size
+not far from there, as after a quick movement. A scene cut ends every track.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,9 @@ from mien.engine.face.landmarks import CROP_PX
 from mien.engine.face.points import Box, area, box_crop, face_box, inter_ocular, iou, landmark_crop
 from mien.engine.face.scene import CutDetector
 from mien.engine.types import Array, Face, Frame
+
+REMEMBERED_TRACKS = 100_000
+"""How many confirmed tracks a tracker knows of, ended ones included: a stream may run for ever."""
 
 
 class FindFaces(Protocol):
@@ -47,7 +51,8 @@ class TrackerOptions:
     asks. presence_new, presence_keep: least presence to begin and to go on. sure: score and presence that confirm at once.
     lost_after: frames without a face after which a track ends. unseen_detections: detections in a row that miss a
     track before it ends, unless its presence is at least `sure`. match_iou: least overlap of a detection and its
-    track. small_share, tiny_share: a face smaller than this share of the long side gets the wide picture, the widest;
+    track. reach: sides of its last box within which a confirmed track without a face may take up a detection of more than half
+    its area. small_share, tiny_share: a face smaller than this share of the long side gets the wide picture, the widest;
     wide_every: and every so manieth detection is wide anyway, for faces that have come into the picture far away, and
     the widest in a frame that the wide picture would shrink to less than half.
     """
@@ -64,6 +69,7 @@ class TrackerOptions:
     lost_after: int = 8
     unseen_detections: int = 3
     match_iou: float = 0.3
+    reach: float = 1.5
     small_share: float = 0.1
     tiny_share: float = 0.0625
     wide_every: int = 3
@@ -97,7 +103,7 @@ class Tracker:
         self._options = options or TrackerOptions()
         self._cuts = CutDetector()
         self._next_id = 1
-        self._confirmed: set[int] = set()
+        self._confirmed: OrderedDict[int, None] = OrderedDict()  # the longest gone first
         self.scene = 0
         self.reset()
 
@@ -108,7 +114,9 @@ class Tracker:
         self._since_detection = self._detections = 0
 
     def confirmed(self, track_id: int) -> bool:
-        """Whether that track has been confirmed so far."""
+        """Whether that track has been confirmed so far; one that ended is known while it is among the last
+        `REMEMBERED_TRACKS`.
+        """
         return track_id in self._confirmed
 
     @property
@@ -131,7 +139,11 @@ class Tracker:
             self._detect(frame, cut)
         self._drop_duplicates()
         self._tracks = [t for t in self._tracks if not self._over(t)]
-        self._confirmed.update(t.track_id for t in self._tracks if t.confirmed)
+        for track_id in (t.track_id for t in self._tracks if t.confirmed):
+            self._confirmed[track_id] = None
+            self._confirmed.move_to_end(track_id)
+        while len(self._confirmed) > REMEMBERED_TRACKS:
+            self._confirmed.popitem(last=False)
         return [
             Face(t.track_id, t.box, t.points.astype(np.float32), t.score, t.presence)
             for t in self._tracks
@@ -178,13 +190,13 @@ class Tracker:
         self._since_detection, self._detections = 0, self._detections + 1
         with self._clock("detect"):
             found = self._detector(frame, side)
-        pairs = sorted(
-            ((iou(d.box, t.box), i, k) for i, d in enumerate(found) for k, t in enumerate(self._tracks)), reverse=True
-        )
+        pairs = ((i, k) for i in range(len(found)) for k in range(len(self._tracks)))
         taken: set[int] = set()
         matched: dict[int, int] = {}
-        for overlap, i, k in pairs:
-            if overlap >= options.match_iou and i not in taken and k not in matched:
+        for likeness, i, k in sorted(
+            ((self._likeness(found[i], self._tracks[k]), i, k) for i, k in pairs), reverse=True
+        ):
+            if likeness > 0.0 and i not in taken and k not in matched:
                 taken.add(i)
                 matched[k] = i
         for k, track in enumerate(self._tracks):
@@ -201,6 +213,19 @@ class Tracker:
             if i not in taken and (d.score >= options.score_new or math.sqrt(area(d.box)) < tiny)
         ]
         self._take_up(frame, lost, fresh)
+
+    def _likeness(self, found: Detection, track: _Track) -> float:
+        """How surely a detection is of a track's face, 0 if it is not: their overlap, or less than any overlap, the nearer the
+        more, where the face of a confirmed track that lost it may have gone.
+        """
+        options = self._options
+        if (overlap := iou(found.box, track.box)) >= options.match_iou:
+            return overlap
+        size = area(track.box)
+        if not (track.missing and track.confirmed and 0.5 * size < area(found.box) < 2.0 * size):
+            return 0.0
+        way = math.dist(centre(found.box), centre(track.box)) / math.sqrt(size)
+        return options.match_iou * max(0.0, 1.0 - way / options.reach)
 
     def _take_up(self, frame: Frame, lost: list[tuple[_Track, Detection]], fresh: list[Detection]) -> None:
         """Landmarks from boxes, in two passes as the first crop is only roughly right: for lost tracks found again
@@ -253,9 +278,19 @@ def upright_angle(frame: Frame) -> float:
     return -math.radians(frame.rotation)
 
 
+def centre(box: Box) -> tuple[float, float]:
+    """The middle (x, y) of a box."""
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
 def near(a: Array, b: Array) -> bool:
     """Whether two sets of points lie on the same face: on average within 0.4 inter-ocular distances."""
     return float(np.hypot(*(a - b).T).mean()) < 0.4 * max(inter_ocular(a), inter_ocular(b))
+
+
+def leaps(points: Array, before: Array) -> bool:
+    """Whether points have moved by half of a face or more."""
+    return float(np.hypot(*(points.mean(0) - before.mean(0)))) >= 0.5 * float(np.ptp(before, 0).max())
 
 
 def plausible(points: Array, before: Array, frame: Frame) -> bool:
@@ -263,10 +298,6 @@ def plausible(points: Array, before: Array, frame: Frame) -> bool:
     if not np.isfinite(points).all():
         return False
     size, size_before = float(np.ptp(points, 0).max()), float(np.ptp(before, 0).max())
-    centre = points.mean(0)
-    inside = (
-        -0.25 * size < centre[0] < frame.width_px + 0.25 * size
-        and -0.25 * size < centre[1] < frame.height_px + 0.25 * size
-    )
-    jump = float(np.hypot(*(centre - before.mean(0))))
-    return size >= 8.0 and inside and 0.6 < size / size_before < 1.7 and jump < 0.5 * size_before
+    x, y = points.mean(0)
+    inside = -0.25 * size < x < frame.width_px + 0.25 * size and -0.25 * size < y < frame.height_px + 0.25 * size
+    return size >= 8.0 and inside and 0.6 < size / size_before < 1.7 and not leaps(points, before)

@@ -72,7 +72,8 @@ def run_stages(stages: Sequence[str], args: Arguments, minutes: float | None) ->
     for stage in stages:
         ended = args.runs / "ended" / stage
         if ended.exists():
-            print(f"{stage}: ended before; delete {ended} to run it again", flush=True)
+            made = args.runs / ("prepared" if stage == "prepare" else stage)
+            print(f"{stage}: ended before; to make it anew delete {ended} and {made}", flush=True)
             continue
         run_stage(stage, args, minutes)
         ended.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,11 @@ def run_stages(stages: Sequence[str], args: Arguments, minutes: float | None) ->
 
 
 def run_all(args: Arguments, minutes: float | None) -> None:
-    """Run every stage, the two trainings at a time where there are threads for both. Exits with 1 where one of them fails."""
+    """Run every stage, the two trainings at a time where there are threads for both.
+
+    Exits with 1 where the analysis networks fail, and raises what an editing stage raises, which ends the others at once: run
+    again, they go on from their last checkpoint.
+    """
     run_stages(PREPARING, args, minutes)
     if args.device != "cpu" or args.threads < 2:
         run_stages((*ANALYSIS, *EDITING), args, minutes)
@@ -90,6 +95,9 @@ def run_all(args: Arguments, minutes: float | None) -> None:
         analysis.start()
         try:
             run_stages(EDITING, replace(args, threads=args.threads - half.threads), minutes)
+        except BaseException:
+            analysis.terminate()
+            raise
         finally:
             analysis.join()
         if analysis.exitcode:

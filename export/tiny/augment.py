@@ -24,9 +24,14 @@ def map_points(matrix: Array, points: Array) -> Array:
     return np.asarray(points @ matrix[:, :2].T + matrix[:, 2])
 
 
-def warp(picture: Array, matrix: Array, size: tuple[int, int], rng: Rng) -> Array:
-    """Warp to (height, width) = `size`, outside filled in one of several ways."""
-    border = _BORDERS[int(rng.integers(len(_BORDERS)))]
+def draw_border(rng: Rng) -> int:
+    """One of OpenCV's ways to fill what lies outside a picture."""
+    return _BORDERS[int(rng.integers(len(_BORDERS)))]
+
+
+def warp(picture: Array, matrix: Array, size: tuple[int, int], rng: Rng, border: int | None = None) -> Array:
+    """Warp to (height, width) = `size`, outside filled as `border` says, or in one of several ways."""
+    border = draw_border(rng) if border is None else border
     value = tuple(int(v) for v in rng.integers(0, 256, 3)) if rng.random() < 0.5 else (0, 0, 0)
     k = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if k < 0.6:  # averaging first: a bilinear tap alone would alias

@@ -129,5 +129,6 @@ def run(args: Arguments) -> None:
     encoder = average.folded_encoder()
     psnr = validate(encoder, average.decoder, prepared, sheet)
     states = {"encoder": encoder.state_dict(), "decoder": average.decoder.state_dict()}
-    torch.save({"kwargs": {"latent_channels": LATENT_CHANNELS}, **states}, args.runs / "autoencoder" / "final.pt")
+    final = args.runs / "autoencoder" / "final.pt"
+    loop.replace_file(final, {"kwargs": {"latent_channels": LATENT_CHANNELS}, **states})
     print(f"autoencoder: val PSNR {psnr:.2f} dB over {len(prepared.val_ids)} crops")

@@ -52,4 +52,4 @@ def run(args: Arguments) -> None:
     psnr = validate(encoder.cpu(), decoder, prepared, args.runs / "decoder" / "sheet.png")
     print(f"decoder: val PSNR {psnr:.2f} dB, before {before:.2f} dB")
     if psnr > before:
-        torch.save(saved | {"decoder": decoder.state_dict()}, final)
+        loop.replace_file(final, saved | {"decoder": decoder.state_dict()})

@@ -35,7 +35,7 @@ from mien.export.tiny.stage import Arguments
 
 BATCH, CUDA_BATCH = 12, 48
 BANK_SHARE, T_VAL = 0.2, 300
-RECIPE = Recipe(1e-3, 2e-5, 1e-3, average=0.998)
+RECIPE = Recipe(1e-3, 2e-5, 1e-3, average=0.998, validate_every_s=600.0)
 
 
 def x0(
@@ -139,14 +139,12 @@ def run(args: Arguments) -> None:
         rng = np.random.default_rng([args.seed, step])
         return training_loss(model, pairs, noiser, codes, directions, rng, args.device)
 
-    def scores(average: Denoiser, limit: int) -> dict[str, float]:
-        return validate(average, pairs, noiser, codes, directions, decoder, folder / "sheet.png", limit)
-
     def figures(average: Denoiser) -> str:
-        return "val(28) " + " ".join(f"{name} {score:.3f}" for name, score in scores(average, 28).items())
+        scores = validate(average, pairs, noiser, codes, directions, decoder, None, 28)
+        return "val(28) " + " ".join(f"{name} {score:.3f}" for name, score in scores.items())
 
     average = loop.train("denoiser", args, model, loss, figures, RECIPE)
-    found = scores(average, 10_000)
+    found = validate(average, pairs, noiser, codes, directions, decoder, folder / "sheet.png")
     saved = {"kwargs": {"latent_channels": channels}, "denoiser": average.cpu().state_dict()}
-    torch.save(saved, folder / "final.pt")
+    loop.replace_file(folder / "final.pt", saved)
     print(f"denoiser: relative error of the two-row difference on val: {found}")

@@ -14,6 +14,7 @@ from mien.engine.face.detect import decode, suppress
 from mien.engine.networks.detector import STRIDES, Detector
 from mien.engine.types import Array
 from mien.export.tiny import training
+from mien.export.tiny.loop import mixed_precision
 from mien.export.tiny.scenes import Composer, collect
 from mien.export.tiny.stage import Arguments
 
@@ -63,11 +64,13 @@ def batch(composer: Composer, rng: np.random.Generator) -> dict[str, Array]:
 
 def loss(network: Detector, given: training.Batch) -> Tensor:
     """Cross entropy that fades for easy cells, and one minus the generalised IoU of the positive cells' boxes."""
-    maps = network.maps(given["luma"][:, None].float() / 255.0)
+    luma = given["luma"][:, None].float() / 255.0
+    with mixed_precision(luma.device.type):
+        maps = network.maps(luma)
     total, boxed, n_positive = torch.zeros(()), torch.zeros(()), torch.zeros(())
     for s, (logit, log_distance) in zip(STRIDES, maps, strict=True):
         want, goal = given[f"want_{s}"], given[f"goal_{s}"]
-        z = logit[:, 0]
+        z, log_distance = logit[:, 0].float(), log_distance.float()
         probability = torch.sigmoid(z)
         positive, negative = (want == 1).float(), (want == 0).float()
         total = total + (positive * (1 - probability).pow(1.5) * functional.softplus(-z)).sum()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mien.engine.face.coordinates import face_coordinates
+from mien.engine.face.coordinates import MEAN_FACE, face_coordinates
 from mien.engine.types import Array
 from mien.export.tiny.paint import EDITS
 from mien.export.tiny.prepare import CROP_PX
@@ -20,8 +20,11 @@ T_MIN, T_MAX = 80, 640
 T_USUAL = (150, 420)
 SHOWN = 12
 EVEN_SHARE = 0.15
-# Of landmarks in training, in pixels of the crop: of each by itself, and of all together; size and roll in shares and radians.
-ALONE_PX, TOGETHER_PX, SIZE, ROLL = 0.9, 0.9, 0.012, 0.012
+MEASURED, LEAST = 300, 0.5  # the train pairs of an edit whose energy is measured, and their least strength
+# How far off landmarks are in training, in pixels of a 256 px crop as wide as the mean face's, like those of the landmark network on
+# faces it has not seen: neighbours err together (DISTANCE, in sides of the crop), those of the jaw most; each by itself; and all
+# alike, along x and y.
+NEAR_PX, JAW_PX, DISTANCE, ALONE_PX, SHIFT_PX = 1.3, 2.0, 0.12, 0.3, (0.9, 1.5)
 VALIDATED = (*EDITS, "combined")  # the entries that are validated, the last of them several edits at once
 
 
@@ -64,7 +67,7 @@ class EditPairs:
     """Shapes in pairs.py. All tensors it answers are on `device`; ids and entries are host arrays (B,).
 
     entries: N, the first of one edit each. strengths: (M, N, E) float32, on the host. The rest stays memory-mapped, unless
-    the device has memory of its own with ample room for all of it.
+    the device has memory of its own with ample room for all of it. Raises ValueError where an edit has no pair to learn from.
     """
 
     def __init__(self, runs: Path, device: str = "cpu") -> None:
@@ -75,20 +78,29 @@ class EditPairs:
         is_val = np.load(runs / "pairs" / "is_val.npy")
         self.train, self.val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
         self.latent_shape: tuple[int, ...] = mapped["source_z"].shape[2:]
-        single = slice(0, len(EDITS))
-        wanted = mapped["target_z"][self.val, single].astype(np.float32) - mapped["source_z"][self.val, single]
-        local = np.square(wanted).mean((0, 2))
+        local = np.stack([self._measured(mapped["source_z"], mapped["target_z"], e) for e in range(len(EDITS))])
         self._energy: Array = EVEN_SHARE * local.mean((1, 2), keepdims=True) + (1 - EVEN_SHARE) * local
         self.device = torch.device(device)
         home = self.device if _has_room(self.device, sum(a.nbytes for a in mapped.values())) else "cpu"
         self._held = {name: torch.from_numpy(array).to(home) for name, array in mapped.items()}
+
+    def _measured(self, source_z: Array, target_z: Array, entry: int) -> Array:
+        strength = self.strengths[self.train, entry, entry]
+        strong = self.train[np.abs(strength) >= LEAST]
+        if not len(strong):
+            raise ValueError(
+                f"no train pair of {EDITS[entry]!r} has a strength of {LEAST} or more: make the pairs again"
+            )
+        ids = strong[:: -(-len(strong) // MEASURED)]
+        wanted = target_z[ids, entry].astype(np.float32) - source_z[ids, entry]
+        return np.asarray((np.square(wanted).mean(1) / self.strengths[ids, entry, entry, None, None] ** 2).mean(0))
 
     def _rows(self, name: str, *indices: Array) -> Tensor:
         held = self._held[name]
         return held[tuple(put(i, held.device) for i in indices)].to(self.device, non_blocking=True)
 
     def energy(self, strengths: Array) -> Tensor:
-        """(B, 1, 32, 32): mean square of the wanted difference of the edits in (B, E) strengths, each at full strength on val.
+        """(B, 1, 32, 32): mean square of the wanted difference of the edits in (B, E) strengths, each scaled to strength 1, on train.
 
         EVEN_SHARE of it is that of the whole crop, the rest that of each place, so that what is faint there (an older skin)
         counts beside what is strong elsewhere (greyed hair).
@@ -104,7 +116,8 @@ class EditPairs:
         """Face coordinates (B, 2, 32, 32) of the sources; rng: landmarks are off as those found in a clip are."""
         points = self._points[ids, entries].astype(np.float64)
         if rng is not None:
-            points = np.stack([_off(one, rng) for one in points])
+            off = [landmark_error(rng) * _size(one) / (CROP_PX * _size(MEAN_FACE)) for one in points]
+            points = points + np.stack(off)
         maps = [face_coordinates(one, CROP_PX, self.latent_shape[-1]) for one in points]
         return put(np.stack(maps), self.device)
 
@@ -117,11 +130,22 @@ class EditPairs:
         return _views(self._rows("target_w", ids, entries))
 
 
-def _off(points: Array, rng: np.random.Generator) -> Array:
-    middle, angle = points.mean(0), rng.normal(0, ROLL)
-    turn = (1 + rng.normal(0, SIZE)) * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    shift = rng.normal(0, TOGETHER_PX, 2) + rng.normal(0, ALONE_PX, points.shape)
-    return np.asarray((points - middle) @ turn.T + middle + shift)
+def _root(places: Array) -> Array:
+    apart = np.square(places[:, None] - places).sum(-1)
+    return np.linalg.cholesky(np.exp(-apart / (2 * DISTANCE**2)) + 1e-6 * np.eye(len(places)))
+
+
+_NEAR = np.where(np.arange(68) < 17, JAW_PX, NEAR_PX)[:, None] * _root(MEAN_FACE)
+
+
+def landmark_error(rng: np.random.Generator) -> Array:
+    """(68, 2): how far landmarks that are found in a clip may be off, in pixels of a 256 px crop."""
+    near, alone = rng.normal(0, 1, (2, 68, 2))
+    return np.asarray(_NEAR @ near + ALONE_PX * alone + rng.normal(0, SHIFT_PX))
+
+
+def _size(points: Array) -> float:
+    return float((points - points.mean(0)).std())
 
 
 def _mapped(runs: Path, name: str) -> Array:

@@ -14,6 +14,7 @@ from mien.engine.networks.landmarks import INPUT_PX, Landmarks
 from mien.engine.networks.pyramid import CELL_PX
 from mien.engine.types import Array
 from mien.export.tiny import augment, training
+from mien.export.tiny.loop import mixed_precision
 from mien.export.tiny.scenes import skull
 from mien.export.tiny.stage import Arguments
 from mien.export.tiny.teachers import MESH_TO_68, OVAL
@@ -136,7 +137,10 @@ def as_input(pictures: Tensor) -> Tensor:
 
 def loss(network: Landmarks, batch: training.Batch) -> Tensor:
     """Pixel distance of the soft-argmax, cross entropy of the heat maps against Gaussians, cross entropy of presence."""
-    heat, logit = network.heat_logits(as_input(batch["image"]))
+    image = as_input(batch["image"])
+    with mixed_precision(image.device.type):
+        heat, logit = network.heat_logits(image)
+    heat, logit = heat.float(), logit.float()  # the soft-argmax needs the digits
     points = batch["points"]
     n = len(points)
     log_heat = functional.log_softmax(heat[:n], -1)

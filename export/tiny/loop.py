@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -52,9 +53,9 @@ def train(
 ) -> Any:
     """Train `model` in place for `args.minutes`, all runs of it together; returns a copy with averaged weights, in eval mode.
 
-    loss: of step n, which alone decides what is drawn, so that a resumed run sees the same. validate: figures of the
-    averaged model. Writes <runs>/<name>/checkpoint.pt every minute. Matrices decay, biases and norms do not. Between two
-    checkpoints nothing waits for the device.
+    loss: of step n, which with the seed alone decides what is drawn, torch's own draws included, so that a resumed run sees
+    the same. validate: figures of the averaged model. Writes <runs>/<name>/checkpoint.pt every minute. Matrices decay, biases
+    and norms do not. Between two checkpoints nothing waits for the device.
     """
     folder = args.runs / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,7 @@ def train(
     while spent_s < budget_s:
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(spent_s / budget_s)
+        torch.manual_seed(int(np.random.SeedSequence([args.seed, step]).generate_state(1)[0]))
         value = loss(step)
         optimizer.zero_grad(set_to_none=True)
         value.backward()

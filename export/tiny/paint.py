@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mien.engine.face.face_motion import FaceMotion, face_motion, parting_motion
-from mien.engine.face.warp import Motions, motions, warp_crop
+from mien.engine.face.face_motion import MotionPlan, face_motion
+from mien.engine.face.warp import motions, warp_crop
 from mien.engine.manifest import BACK, LandmarkShift
 from mien.engine.types import Array
 from mien.export.tiny.draw_age import age, smile_folds
-from mien.export.tiny.draw_eyes import closed_eyes
 from mien.export.tiny.draw_glasses import sunglasses
 from mien.export.tiny.draw_makeup import lipstick, skin_tone
 from mien.export.tiny.recolour import recolour_hair
@@ -47,7 +46,6 @@ PAINTERS: dict[str, Painter] = {
     "hair_red": lambda rgb, face, s, rng: recolour_hair(rgb, face.hair, "hair_red", s),
     "hair_grey": lambda rgb, face, s, rng: recolour_hair(rgb, face.hair, "hair_grey", s),
     "smile": lambda rgb, face, s, rng: smile_folds(rgb, face.mesh, s),
-    "eyes_closed": lambda rgb, face, s, rng: closed_eyes(rgb, face.mesh, s),
     "sunglasses": lambda rgb, face, s, rng: sunglasses(rgb, face.mesh, s, hair=face.hair),
 }
 EDITS = tuple(PAINTERS)
@@ -58,6 +56,12 @@ def range_of(name: str) -> tuple[float, float]:
     """The least and the greatest strength of an edit in edits.json."""
     low, high = json.loads(EDITS_FILE.read_text())[name]["range"]
     return low, high
+
+
+@cache
+def crop_scale_of(name: str) -> float:
+    """How many times as wide as the FFHQ crop the crop of an edit in edits.json is."""
+    return float(json.loads(EDITS_FILE.read_text())[name].get("crop_scale", 1))
 
 
 @cache
@@ -78,8 +82,7 @@ def make_pair(strengths: Mapping[str, float], face: Face, rng: np.random.Generat
     if unknown := [name for name in strengths if name not in PAINTERS]:
         raise ValueError(f"no pairs are made for {unknown[0]!r}; known: {', '.join(EDITS)}")
     active = {name: strengths[name] for name in EDITS if strengths.get(name)}
-    moved = motions((template_of(name), strength) for name, strength in active.items())
-    after = _warped(face, moved)
+    after = _moved(face, MotionPlan(motions((template_of(name), strength) for name, strength in active.items())))
     target = after.rgb
     for name, strength in active.items():
         target = PAINTERS[name](target, after, strength, rng)
@@ -88,26 +91,21 @@ def make_pair(strengths: Mapping[str, float], face: Face, rng: np.random.Generat
 
 def opened(face: Face, strength: float) -> Face:
     """A face whose mouth is opened as the edit mouth_open does it: mouths of the tiles are closed, those of people who talk are not."""
-    moved = motions([(template_of("mouth_open"), strength)])
+    return _moved(face, MotionPlan(motions([(template_of("mouth_open"), strength)]), parts_lips=True))
+
+
+def _moved(face: Face, plan: MotionPlan) -> Face:
     crop, everywhere = _planes(face.rgb) * 2 - 1, np.ones(face.rgb.shape[:2], np.float32)
-    return _moved(face, parting_motion(moved, _points(face), crop, everywhere, everywhere, 1.0, lambda seam: seam))
-
-
-def _warped(face: Face, moved: Motions) -> Face:
-    motion = face_motion(moved, _points(face), face.rgb.shape[0], np.ones((128, 128), np.float32))
-    return face if motion is None else _moved(face, motion)
-
-
-def _moved(face: Face, motion: FaceMotion) -> Face:
-    rgb = motion.of_crop(_planes(face.rgb) * 2 - 1).transpose(1, 2, 0) * 0.5 + 0.5
+    motion = face_motion(
+        plan, face.mesh[MESH_TO_68, :2].astype(np.float64), crop, everywhere, 1.0, lambda _, value: value
+    )
+    if motion is None:
+        return face
+    rgb = np.clip(motion.of_crop(crop).transpose(1, 2, 0) * 0.5 + 0.5, 0, 1)
     hair, person = np.clip(warp_crop(_planes(np.dstack([face.hair, face.person])), motion.field), 0, 1)
     mesh = motion.of_points(face.mesh[:, :2], face.rgb.shape[0], LOWER_LIP)
-    return Face(np.ascontiguousarray(np.clip(rgb, 0, 1)), np.column_stack([mesh, face.mesh[:, 2:]]), hair, person)
+    return Face(np.ascontiguousarray(rgb), np.column_stack([mesh, face.mesh[:, 2:]]), hair, person)
 
 
 def _planes(picture: Array) -> Array:
     return np.ascontiguousarray(picture.transpose(2, 0, 1))
-
-
-def _points(face: Face) -> Array:
-    return face.mesh[MESH_TO_68, :2].astype(np.float64)

@@ -60,7 +60,7 @@ def _prepare_tile(data: Path, row: dict[str, str]) -> dict[str, Any] | None:
         return None
     reflect = cv2.BORDER_REFLECT_101
     crop_points = np.concatenate([points[:, :2] @ m[:, :2].T + m[:, 2], points[:, 2:] * scale], 1)
-    flags = cv2.INTER_AREA if scale < 0.7 else cv2.INTER_CUBIC
+    flags = cv2.INTER_LINEAR if scale < 0.7 else cv2.INTER_CUBIC
     return {
         "crop": warp(rgb, flags=flags, borderMode=reflect),
         "valid": valid,

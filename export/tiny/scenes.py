@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def _label(data: Path, runs: Path, split: str, cache: Path) -> None:
         keep("pose", rgb, np.ascontiguousarray(people[i]), box_of(padded))
     cache.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {k: np.stack(v) for k, v in kept.items()}
-    np.savez(cache, **arrays)
+    partial = cache.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    os.replace(partial, cache)
     print(
         f"detector: {split}: YuNet boxes on {len(kept['tile_box'])} tiles and {len(kept['pose_box'])} warped heads",
         flush=True,

@@ -77,8 +77,7 @@ class Teachers:
             k = 192 / size
             c, s = np.cos(angle) * k, np.sin(angle) * k
             m = np.array([[c, s, 96 - c * centre[0] - s * centre[1]], [-s, c, 96 + s * centre[0] - c * centre[1]]])
-            flags = cv2.INTER_LINEAR if k > 0.6 else cv2.INTER_AREA
-            out = self._mesh(cv2.warpAffine(rgb, m, (192, 192), flags=flags)[None] / 255.0)
+            out = self._mesh(cv2.warpAffine(rgb, m, (192, 192))[None] / 255.0)
             raw = next(o for o in out if o.size == 1434).reshape(478, 3)
             score = float(next(o for o in out if o.size == 1).ravel()[0])
             inv = cv2.invertAffineTransform(m)

@@ -111,7 +111,7 @@ def train(
     for made in batches:
         made.stop()
     module = plain(build, kwargs, average)
-    torch.save({"state": module.state_dict(), "kwargs": kwargs}, args.runs / name / "final.pt")
+    loop.replace_file(args.runs / name / "final.pt", {"state": module.state_dict(), "kwargs": kwargs})
     print(f"{name}: {validate(module)}", flush=True)
     return module
 
@@ -128,7 +128,8 @@ def go_on_from(model: nn.Module, state: dict[str, Tensor], run: Callable[[], obj
 
     def set_identity(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-        mean, var = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)
+        given = inputs[0].float()
+        mean, var = given.mean((0, 2, 3)), given.var((0, 2, 3), unbiased=False)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(var)
         norm.weight.copy_((var + norm.eps).sqrt())

@@ -13,6 +13,7 @@ import torch
 
 from mien.engine.types import Array
 from mien.export.tiny.carry import PICTURES, POINT_STEPS, STAGES, decode, with_floats
+from mien.export.tiny.loop import replace_file
 from mien.export.tiny.prepare import padded_matrix
 from mien.export.tiny.stage import Arguments
 from mien.export.tiny.teachers import MESH_TO_68
@@ -62,5 +63,5 @@ def run(args: Arguments) -> None:
             print(f"uncarry: {final} is there, kept")
         elif carried.exists():
             final.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(with_floats(torch.load(carried, weights_only=True), torch.float32), final)
+            replace_file(final, with_floats(torch.load(carried, weights_only=True), torch.float32))
             print(f"uncarry: {final}")

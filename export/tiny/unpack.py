@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from mien.engine.bundle import PACKAGED, Bundle
+from mien.export.tiny.loop import replace_file
 from mien.export.tiny.stage import Arguments
 
 ANALYSIS = ("detector", "landmarks", "parser")
@@ -72,5 +73,5 @@ def run(args: Arguments) -> None:
             print(f"unpack: {path} is there, kept")
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, path)
+        replace_file(path, content)
         print(f"unpack: {path}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mien.engine.networks.detector import STRIDES, Detector
 from mien.engine.networks.landmarks import Landmarks
 from mien.engine.networks.parser import Parser
 from mien.engine.types import Array
-from mien.export.tiny import augment, scenes, training
+from mien.export.tiny import augment, detector, landmarks, parser, scenes, training
 from mien.export.tiny.detector import generalised_iou, iou, targets
 from mien.export.tiny.landmarks import MIRROR, square
 from mien.export.tiny.poses import ThinPlate, turn
@@ -180,6 +181,79 @@ def test_training_learns_resumes_and_stores_a_plain_module(tmp_path: Path, capsy
     with torch.no_grad():
         missed = (module(x) - (3 * x - 1)).abs().mean()
     assert missed < 0.8  # an untrained line misses by about 2
+
+
+def test_networks_train_in_mixed_precision_and_are_judged_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(0, 256, (3, 128, 128, 3), np.uint8))
+    points = torch.from_numpy(rng.uniform(20, 108, (2, 68, 2)).astype(np.float32))
+    masks = torch.from_numpy(rng.integers(0, 2, (3, 4, 128, 128), np.uint8) * 255)
+    made = detector.targets(np.array([[60, 40, 120, 110]], np.float32), np.array([True]), 256, 320)
+    scene = {k: torch.from_numpy(v)[None] for k, v in made.items()}
+    scene["luma"] = torch.from_numpy(rng.integers(0, 256, (1, 256, 320), np.uint8))
+    for stage, network, batch in (
+        (landmarks, Landmarks(norm=True), {"image": image, "points": points}),
+        (parser, Parser(norm=True), {"image": image, "masks": masks}),
+        (detector, Detector(norm=True), scene),
+    ):
+        dtypes: list[torch.dtype] = []
+        convolution = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+        convolution.register_forward_hook(lambda *given, dtypes=dtypes: dtypes.append(given[2].dtype))
+        losses = []
+        for dtype in (torch.float32, torch.bfloat16):
+            context = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+            monkeypatch.setattr(stage, "mixed_precision", lambda _, context=context: context)
+            value = stage.loss(network.train(), batch)
+            value.backward()
+            assert value.dtype == torch.float32
+            losses.append(value.item())
+        assert dtypes == [torch.float32, torch.bfloat16], stage.__name__
+        assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[0] != losses[1]
+
+
+def test_the_parser_learns_the_widths_it_is_used_at(tmp_path: Path) -> None:
+    """And is validated at each: a network that sees a face everywhere is right on less of a wider crop."""
+    rng = np.random.default_rng(0)
+    ring = np.stack([112 + 40 * np.cos(np.linspace(0, 6.28, 478)), 112 + 50 * np.sin(np.linspace(0, 6.28, 478))], 1)
+    person = np.zeros((1, 224, 224), np.uint8)
+    person[:, 40:, 50:170] = 255
+    arrays = {"image": rng.integers(0, 256, (1, 224, 224, 3), np.uint8), "hair": 0 * person, "person": person}
+    for name, array in (arrays | {"points": ring[None].astype(np.float32)}).items():
+        np.save(tmp_path / f"val_{name}.npy", array)
+    heads = parser.Heads(tmp_path, "val")
+    sides: list[float] = []
+
+    def similarity(side: float, *rest: object) -> Array:
+        sides.append(side / (256 * 224 / 320))
+        return real(side, *rest)
+
+    real = augment.similarity
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "similarity", similarity)
+        for seed in range(60):
+            heads.sample(0, np.random.default_rng(seed))
+        assert 0.8 < min(sides) < 0.9 and 1.3 < max(sides) < 1.4
+        sides.clear()
+        told = parser.validate(lambda x: torch.eye(4)[1].expand(len(x), 128, 128, 4).permute(0, 3, 1, 2), heads)
+    assert sides[:2] == pytest.approx([1.0, 1.3])
+    at = {key: float(told.split(f"{key} ")[1].split(",")[0]) for key in ("IoU face", "face at 1.3")}
+    assert at["IoU face"] / at["face at 1.3"] == pytest.approx(1.3**2, rel=0.1), "the face is smaller in the wider crop"
+
+
+@pytest.mark.parametrize(("border", "outside"), [(cv2.BORDER_REPLICATE, parser.HAIR), (cv2.BORDER_CONSTANT, 0)])
+def test_what_a_picture_repeats_outside_keeps_its_label(
+    tmp_path: Path, border: int, outside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hair, ring = np.full((1, 224, 224), 255, np.uint8), np.full((1, 478, 2), 112, np.float32)
+    arrays = {"image": np.full((1, 224, 224, 3), 90, np.uint8), "hair": hair, "person": hair, "points": ring}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"val_{name}.npy", array)
+    monkeypatch.setattr(augment, "draw_border", lambda _: border)
+    wide = augment.similarity(300.0, np.full(2, 111.5), 0.0, 128)
+    picture, masks = parser.Heads(tmp_path, "val").crop(0, wide, np.random.default_rng(0))
+    assert masks[:, 3, 64].argmax() == outside and masks[:, 30, 64].argmax() == parser.HAIR
+    assert (picture[3, 64] == 90).all() == (border == cv2.BORDER_REPLICATE)
 
 
 def test_norms_that_are_put_back_change_nothing() -> None:

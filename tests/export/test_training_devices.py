@@ -99,6 +99,28 @@ def test_batches_are_larger_on_a_gpu() -> None:
         assert module.batch_size("cpu") == module.BATCH < module.CUDA_BATCH == module.batch_size("cuda:0")
 
 
+def test_a_resumed_run_draws_what_an_uninterrupted_one_draws(tmp_path: Path) -> None:
+    def drawn(name: str, seed: int, *minutes: float) -> dict[int, float]:
+        torch.manual_seed(99)  # what was drawn before a run has no part in it
+        seen: dict[int, float] = {}
+        for budget in minutes:
+            model = torch.nn.Linear(3, 3)
+
+            def loss(step: int, model: torch.nn.Module = model) -> torch.Tensor:
+                noise = torch.randn(8, 3)
+                seen[step] = float(noise[0, 0])
+                return model(noise).square().mean()
+
+            args = Arguments(data=tmp_path, runs=tmp_path, minutes=budget, seed=seed)
+            train(name, args, model, loss, lambda _: "", Recipe(1e-2, 1e-2))
+        return seen
+
+    whole, parts, other = drawn("a", 0, 0.01), drawn("b", 0, 0.002, 0.004, 0.006), drawn("c", 1, 0.002)
+    common = whole.keys() & parts.keys()
+    assert len(common) > 20 and all(whole[step] == parts[step] for step in common)
+    assert len({*whole.values()}) > 0.9 * len(whole) and not {*whole.values()} & {*other.values()}
+
+
 def test_weights_are_averaged_in_place(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     seen: list[torch.Tensor] = []

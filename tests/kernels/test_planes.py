@@ -67,7 +67,7 @@ def _bad_arguments() -> list[tuple[str, dict]]:
         ("even pixels", {"box": (1, 0, 8, 8)}),
         ("even pixels", {"box": (0, 0, 8, 5)}),
         ("invertible", {"crop_to_frame": np.ones((2, 3))}),
-        ("threads", {"threads": 65}),
+        ("threads", {"threads": 0}),
         (
             "out plane Y must be",
             {"out": (np.zeros((8, 6), np.uint8), np.zeros((4, 3), np.uint8), np.zeros((4, 3), np.uint8))},

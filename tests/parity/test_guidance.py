@@ -20,7 +20,7 @@ from mien.engine.guidance import (
     mix,
     residual_cfg,
 )
-from mien.engine.sampler import sample_lcm, sample_steps, step_ddim, step_lcm
+from mien.engine.sampler import sample_steps, step_ddim, step_lcm
 from mien.engine.schedule import Schedule, leading_timesteps
 
 SHAPE = (1, 4, 6, 5)
@@ -147,7 +147,7 @@ def test_residual_cfg(kind: Any, grid: tuple[int, ...], scale: float, delta: flo
     for latents, answer in zip(frames, wanted, strict=True):
         denoiser = residual_cfg(kind, lambda x, t: x0_of("text", x, t), unconditional, SCHEDULE, latents, scale, delta)
         x = SCHEDULE.add_noise(latents, noise[0], grid[0])
-        got = sample_lcm(denoiser, x, SCHEDULE, grid, noise[1:])
+        got = sample_steps(step_lcm, denoiser, x, SCHEDULE, grid, noise[1:])
         assert np.abs(got - answer).max() < 1e-4 * np.abs(answer).max()
     assert calls == {"none": 0, "self": 0, "initialize": 3, "full": 3 * len(grid)}[kind]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mien.engine.errors import EditError
-from mien.engine.sampler import sample_ddim, sample_steps, step_of
+from mien.engine.sampler import sample_steps, step_ddim, step_of
 from mien.engine.sampling import Sampling, preset
 from mien.engine.schedule import Prediction, Schedule, leading_timesteps, trailing_timesteps
 
@@ -175,7 +175,7 @@ def test_ddim_trailing_where_steps_do_not_divide(n: int, prediction: Prediction,
         x = schedule.add_noise(draw(2, *SHAPE), draw(3, *SHAPE), timesteps[0])
         targets = [t - 1000 // n for t in timesteps]
         for t, target in zip(timesteps, targets, strict=True):
-            x = sample_ddim(denoiser, x, schedule, [t], target if target >= 0 else final)  # type: ignore[arg-type]
+            x = step_ddim(schedule, denoiser(x, t), x, t, target if target >= 0 else final)
         compare(x, wanted)
         off = (ours(sampling, "scaled_linear", prediction, n, strength) - wanted).abs().max() / wanted.abs().max()
         assert off < (0.1 if clean and n > 3 else 0.02)

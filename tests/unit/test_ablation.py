@@ -11,13 +11,16 @@ import pytest
 
 from mien.bench import ablation_variants as of
 from mien.bench.ablation import contact_sheet, main, table
-from mien.bench.ablation_clip import CELL_PX, errors_of
+from mien.bench.ablation_clip import CELL_PX, Lane, errors_of
 from mien.bench.ablation_variants import VARIANTS, Ablated, Variant, guide_every_step, held_bytes
+from mien.bench.quality_measure import Run
+from mien.bench.quality_scores import ANY
 from mien.engine.bundle import Bundle
 from mien.engine.compose import FaceJob
 from mien.engine.edits import View
 from mien.engine.edits.wplus import WPlus
 from mien.engine.face.coordinates import MEAN_FACE
+from mien.engine.face.face_motion import FaceMotion
 from mien.engine.guidance import LATENT_GUIDANCE
 from mien.engine.manifest import Architecture, AttributeEdit, BankLayer, Manifest, NetworkSpec, ScheduleSpec
 from mien.engine.sampler import step_lcm
@@ -208,6 +211,13 @@ def test_memory_counts_every_array_once() -> None:
     assert held_bytes(FaceTrack(0)) == 0
 
 
+def errors(job: FaceJob, result: Array) -> Array:
+    """Of a job whose mask is not empty."""
+    found = errors_of(job, result)
+    assert found is not None
+    return found
+
+
 def test_errors_are_inside_the_mask_and_of_both_sources() -> None:
     crop: Array = np.zeros((3, SIZE, SIZE), np.float32)
     crop[:, ::2] = 0.5
@@ -216,12 +226,24 @@ def test_errors_are_inside_the_mask_and_of_both_sources() -> None:
     job = FaceJob(track(), np.eye(2, 3), (0, 0, SIZE, SIZE), crop, None, mask, SIZE * MEAN_FACE, None, 1.0)
     result = crop + np.float32(0.2)
     result[:, 50:] = 1.0
-    np.testing.assert_allclose(errors_of(job, result)[:2], (0.2 * 127.5) ** 2, rtol=1e-4)
-    np.testing.assert_allclose(errors_of(job, 0.5 * crop)[2:] @ [2, -1], 0.0, atol=1e-5)
+    np.testing.assert_allclose(errors(job, result)[:2], (0.2 * 127.5) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(errors(job, 0.5 * crop)[2:] @ [2, -1], 0.0, atol=1e-5)
     field: Array = np.zeros((SIZE, SIZE, 2), np.float32)
     field[..., 1] = 1.0
-    source, moved, _, _ = errors_of(replace(job, field=field), crop)
+    source, moved, _, _ = errors(replace(job, motion=FaceMotion(field)), crop)
     assert source == 0.0 and moved > 100.0, "the template moves rows onto their neighbours"
+    assert errors_of(replace(job, mask=0.0 * mask), result) is None, "an empty mask is no perfect answer"
+
+
+def test_figures_inside_the_mask_are_of_the_frames_that_have_one() -> None:
+    method = Ablated(of.PLAIN, SPEC, bundle(), networks())
+    method.denoising_ms, method.whole_ms = [1.0], [2.0]
+    lane = Lane(of.PLAIN, method, None, Run(ANY, 1.0, None), {0: track()})  # type: ignore[arg-type]
+    assert lane.figures(method)["psnr_db"] is lane.figures(method)["detail"] is None
+    lane.errors.append(np.array([255.0**2 / 1000, 255.0**2 / 100, 3.0, 4.0]))
+    figures = lane.figures(method)
+    assert (figures["psnr_db"], figures["of_input_db"]) == (pytest.approx(30.0), pytest.approx(20.0))
+    assert figures["detail"] == pytest.approx(0.75)
 
 
 def test_the_table_is_of_means_and_the_sheet_of_every_variant() -> None:

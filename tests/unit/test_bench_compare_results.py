@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from mien.bench.compare_results import Change, compare, lines, main
+from mien.bench.device_peaks import Peaks
+from mien.bench.recorder import Case, Recorder, Works
 
 
 def row(op: str, p50_ms: float | None, **more: Any) -> dict[str, Any]:
@@ -68,6 +70,40 @@ def test_cases_of_one_side_are_told_and_are_no_regression(tmp_path: Path, capsys
     said = capsys.readouterr().out
     assert "missing    kernels  op gone" in said and "new        kernels  op fresh" in said
     assert said.splitlines()[-1] == "1 same, 1 missing, 1 new"
+
+
+def broken() -> Any:
+    raise RuntimeError("does not compile any more")
+
+
+WORKING = Works({"mien": [lambda: None]}, {"mien": lambda: 1e-6})
+
+
+@pytest.mark.parametrize(
+    "make, names",
+    [
+        (broken, ["op norm", "op norm form mien"]),
+        (lambda: Works({"mien": [broken]}), ["op norm form mien"]),
+        (lambda: Works(WORKING.calls, {"mien": broken}), ["op norm form mien, its error"]),
+        (lambda: WORKING, []),
+    ],
+)
+def test_what_the_recorder_says_has_failed_is_a_regression(tmp_path: Path, make: Any, names: list[str]) -> None:
+    """The whole case, one of its forms, and a reference that says how exact a form is."""
+
+    def recorded(name: str, make: Any) -> tuple[str, list[dict[str, Any]]]:
+        folder = tmp_path / name
+        there: Any = {"peaks": Peaks({"float32": 1.0}, 1.0), "results": folder, "tell": lambda line: None}
+        return str(folder), Recorder("kernels", "cpu", case_s=0.001, **there).run([Case({"op": "norm"}, make)])
+
+    (a, old), (b, new) = recorded("a", lambda: WORKING), recorded("b", make)
+    failed = [" ".join(change.key[1:]) for change in compare(old, new, 1e3) if change.verdict == "failed"]
+    assert sorted(failed) == names
+    if names:
+        with pytest.raises(SystemExit, match="1"):
+            main([a, b, "--floor", "1000"])
+    else:
+        main([a, b, "--floor", "1000"])
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

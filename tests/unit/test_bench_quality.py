@@ -1,4 +1,4 @@
-"""`mien bench quality --bundle`: each figure against an answer worked out by hand, the report's files, and a run without a judge."""
+"""`mien bench quality --bundle`: each figure against an answer worked out by hand, and runs without a judge."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import dataclasses
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mien.bench.clips import clips_in
 from mien.bench.frame_rgb import lab, rgb8_of
-from mien.bench.quality import Quality, Series, parse_strengths
+from mien.bench.quality import Bench, Wishes, parse_strengths
 from mien.bench.quality_measure import (
     FramePair,
     Place,
@@ -22,7 +23,6 @@ from mien.bench.quality_measure import (
     cosine_distance,
     mean_by_name,
 )
-from mien.bench.quality_report import contact_sheet, write_report
 from mien.bench.quality_scores import (
     ANY,
     SCORES,
@@ -32,9 +32,10 @@ from mien.bench.quality_scores import (
     Extent,
     score_of,
 )
-from mien.bench.quality_statistics import correlation, is_monotone, spearman, strengths_of
-from mien.bench.quality_table import digits, rows_of, text_of, worst_of
-from mien.bench.quality_teacher import Seen, load_judge, luma_of, touching, window_of
+from mien.bench.quality_statistics import correlation, from_nothing, is_monotone, motion_kept, spearman, strengths_of
+from mien.bench.quality_teacher import Seen, load_judge, luma_of, start_judge, touching, window_of
+from mien.engine.bundle import Bundle
+from mien.engine.config import EngineConfig
 from mien.engine.errors import EditError, MediaError, UnavailableError
 from mien.engine.types import Array, Frame
 from mien.runtime.app import run
@@ -65,7 +66,17 @@ def test_rank_correlation_takes_ties_at_their_mean_rank() -> None:
 
 def test_correlation_says_nothing_of_what_does_not_move() -> None:
     assert correlation([0, 1, 2], [1, 3, 5]) == pytest.approx(1.0)
-    assert correlation([0, 0.001], [0, 1], least_std=0.01) is None and correlation([1], [1]) is None
+    assert correlation([0, 1], [2, 2]) is None and correlation([1], [1]) is None
+    assert motion_kept([0, 0.001], [0, 1], 0.01) is None and motion_kept([1], [1], 0.0) is None
+    assert motion_kept([0, 1, 2], [3, 2, 1], 0.01) == pytest.approx(-1.0)
+    assert motion_kept([0, 1, 2], [5, 5, 5], 0.01) == 0.0, "what an edit has frozen is not left out"
+
+
+def test_strength_zero_belongs_to_a_series() -> None:
+    assert from_nothing([0.5, 1.0], [2.0, 3.0]) == ([0.0, 0.5, 1.0], [0.0, 2.0, 3.0])
+    assert from_nothing([-1.0, -0.5], [-3.0, 2.0]) == ([-1.0, -0.5, 0.0], [-3.0, 2.0, 0.0])
+    assert from_nothing([-1.0, 0.0, 1.0], [-3.0, 0.0, 2.0]) == ([-1.0, 0.0, 1.0], [-3.0, 0.0, 2.0])
+    assert not is_monotone(from_nothing([0.5, 1.0], [-2.0, -1.0])[1]), "the wrong way at once, and back"
 
 
 def test_strengths_follow_the_range() -> None:
@@ -169,70 +180,6 @@ def test_flicker_is_the_results_motion_over_the_sources() -> None:
     assert figures["jaw_r"] is figures["leakage"] is figures["drift"] is figures["warp_ratio"] is None
 
 
-def series(clip: str, responses: list[float], held_out: bool = False, flicker: float = 1.0) -> Series:
-    out = Series("smile", clip, held_out, strip=picture())
-    for strength, response in zip([-1.0, 0.0, 1.0], responses, strict=True):
-        figures = {"frames": 5, "response": response, "jaw_r": 0.9, "background": 0.1, "outside": 0, "own_drift": 1e-4}
-        figures |= {"flicker": flicker * (1 + abs(strength)), "warp_ratio": 1.0, "face_lost": 0}
-        figures |= {"leakage": {"cheekPuff": 0.1 * abs(strength), "jawOpen": 0.01}, "drift": dict.fromkeys(
-            ("eyes", "brows", "nose", "oval", "mouth"), 0.01)}  # fmt: skip
-        out.runs[strength] = figures
-    return out
-
-
-def picture() -> bytes:
-    import cv2
-
-    return bytes(cv2.imencode(".jpg", np.zeros((224, 4 * 224, 3), np.uint8))[1].tobytes())
-
-
-@pytest.fixture
-def quality() -> Quality:
-    whole = Quality({"smile": SCORES["smile"]}, {"smile": [-1.0, 0.0, 1.0]}, True)
-    whole.series = [series("a.mp4", [-0.2, 0, 0.4]), series("b<b.mp4", [0.1, 0, 0.2], flicker=1.2)]
-    whole.series.append(series("c.mp4", [0, 0, 0.3], held_out=True))
-    whole.skipped = {"empty.mp4": "no face to edit"}
-    return whole
-
-
-def test_a_row_holds_means_and_the_worst_clip(quality: Quality) -> None:
-    here, apart = rows_of(quality)
-    assert (here["set"], here["clips"], apart["set"], apart["clips"]) == ("at hand", 2, "held out", 1)
-    assert here["response"] == pytest.approx({"-1.0": -0.05, "0.0": 0.0, "1.0": 0.3})
-    assert here["monotone"] == 0.5 and apart["monotone"] == 1.0
-    assert here["spearman"] == pytest.approx((1 + 0.5) / 2)
-    assert here["leakage"] == {"blendshape": "cheekPuff", "change": pytest.approx(0.1)}
-    assert here["leak_share"] == pytest.approx(0.1 / 0.3)
-    assert here["flicker"] == {"mean": pytest.approx(2.2), "worst": pytest.approx(2.4), "clip": "b<b.mp4"}
-    assert worst_of(quality.series[0], "jawOpen r") == 0.9 and here["own-embedder drift"]["mean"] == pytest.approx(1e-4)
-    assert text_of([["a", "bb"], ["ccc", "d"]]) == ["a    bb", "ccc  d"]
-    assert [digits(v) for v in (None, 0, 0.12345, 12345.6, 1e-5)] == ["-", "0", "0.123", "12346", "1.0e-05"]
-
-
-def test_the_report_is_whole_and_stands_by_itself(quality: Quality, tmp_path: Path) -> None:
-    paths = write_report(quality, {"bundle": "tiny 1"}, tmp_path / "out")
-    assert [p.name for p in paths] == ["report.html", "report.json", "sheet_smile.png"]
-    text = paths[0].read_text()
-    assert text.count("data:image/jpeg;base64,") == 3 and "http" not in text and "own-embedder drift" in text
-    assert "<td>a.mp4</td>" in text and "b&lt;b.mp4" in text and "b<b" not in text and "c.mp4 (held out)" in text
-    assert "skipped empty.mp4: no face to edit" in text
-    told = json.loads(paths[1].read_text())
-    assert len(told["series"]) == 3 and told["series"][0]["runs"]["1.0"]["response"] == 0.4
-    sheet = contact_sheet(quality.series, [-1.0, 0.0, 1.0])
-    assert sheet.shape == (26 + 3 * 224, 190 + 4 * 224, 3)
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
-def test_an_interrupt_leaves_nothing(quality: Quality, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("mien.bench.quality_report.contact_sheet", stop)
-    with pytest.raises(KeyboardInterrupt):
-        write_report(quality, {}, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_clips_are_found_and_wrong_paths_said(tmp_path: Path) -> None:
     for name in ("b.mp4", "a.MKV", "notes.txt"):
         (tmp_path / name).touch()
@@ -251,6 +198,22 @@ def test_a_judge_that_is_none_is_refused(tmp_path: Path) -> None:
             load_judge(tmp_path / "judge.py")
     with pytest.raises(MediaError, match="no such judge"):
         load_judge(tmp_path / "other.py")
+
+
+def test_a_judge_that_cannot_start_says_why(tmp_path: Path) -> None:
+    path, rest = (
+        tmp_path / "judge.py",
+        "BLEND_NAMES = REGIONS = OVAL = WEIGHTS = ()\nclass Judge:\n    def __init__(self):\n",
+    )
+    path.write_text(f"{rest}        import not_there")
+    with pytest.raises(UnavailableError, match="needs not_there"):
+        start_judge(path)
+    path.write_text(f"{rest}        raise OSError('no weights')")
+    with pytest.raises(UnavailableError, match="cannot start: OSError: no weights"):
+        start_judge(path)
+    path.write_text(f"{rest}        self.word = 7")
+    module, judge = start_judge(path)
+    assert judge.word == 7 and isinstance(judge, module.Judge)
 
 
 def test_a_run_without_a_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,6 +238,19 @@ def test_a_run_without_a_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert runs["1.0"]["frames"] == runs["-1.0"]["frames"] == 6 and runs["1.0"]["outside"] == 0
     assert runs["-1.0"]["response"] < runs["0.0"]["response"] == 0.0 < runs["1.0"]["response"]
     assert 0 <= runs["1.0"]["own_drift"] < 0.1 and 0.9 < runs["1.0"]["flicker"] < 1.5
+
+
+def test_the_order_of_the_edits_changes_nothing() -> None:
+    """Hair is edited in a wider crop than a smile; each is measured in its own."""
+    bundle = Bundle.open("tiny")
+    assert bundle.edit("smile").crop_scale != bundle.edit("hair_blond").crop_scale
+
+    def measured(*names: str) -> dict[str, Any]:
+        bench = Bench(bundle, EngineConfig(threads=1), Wishes(names, (0.0, 1.0), frames=2), None)
+        return {s.edit: (s.runs, s.strip) for s in bench.run([CLIP], lambda line: None).series}
+
+    both, reverse = measured("smile", "hair_blond"), measured("hair_blond", "smile")
+    assert both == reverse and both["smile"] != both["hair_blond"]
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,24 @@ def test_networks_kernels_latency_and_peaks() -> None:
     assert "; the surface; or the packet.\n" in shown
 
 
+def test_the_plain_way_has_a_row_for_each_bundle_and_clip() -> None:
+    def made(sha: str, clip: str, commit: str, ratio: float) -> dict[str, Any]:
+        bundle = {"name": "tiny", "version": "0.7.0", "sha256": sha * 16}
+        figures = {"engine_fps": 10 * ratio, "plain_fps": 10.0, "ratio": ratio, "time": "2026-11-21T10:00"}
+        whole = {"bench": "plain", "bundle": bundle, "clip": clip, "edits": {"smile": 1.0}, "steps": 1, **figures}
+        return {**whole, "device": "A GPU", "commit": commit}
+
+    rows = [made("aaaa", "a.mp4", "1" * 40, 2.0), made("aaaa", "a.mp4", "2" * 40 + "+", 3.0)]
+    rows += [made("bbbb", "a.mp4", "2" * 40, 4.0), made("bbbb", "b.mp4", "3" * 40, 5.0)]
+    text = table("plain", rows)
+    assert [[row[1], row[2], row[5], row[7], row[8]] for row in cells(text)] == [
+        ["aaaaaaaa", "a.mp4", "30", "3.00", "2222222222+"],
+        ["bbbbbbbb", "a.mp4", "40", "4.00", "2222222222"],
+        ["bbbbbbbb", "b.mp4", "50", "5.00", "3333333333"],
+    ]
+    assert "commit" not in text.splitlines()[0], "they are of several"
+
+
 def test_a_page_is_filled_between_its_marks() -> None:
     page = "# A\n<!-- table latency -->\nold\n<!-- end -->\ntext\n<!-- table peers -->\n<!-- end -->\n"
     filled = fill(page, [])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mien.engine.choose import Presence, RunningChoice, choose_tracks
-from mien.engine.survey import contiguous_runs, ramp
-from mien.engine.types import Face
+from mien.engine.survey import contiguous_runs, ramp, smooth_run
+from mien.engine.types import Array, Face
 
 
 def presence(track_id: int, start: int, stop: int, side: float, scene: int = 1) -> Presence:
@@ -55,3 +55,12 @@ def test_runs_fill_short_gaps_and_split_at_long_ones() -> None:
 def test_ramp() -> None:
     assert ramp(6, rises=False, falls=False) == [1.0] * 6
     np.testing.assert_allclose(ramp(6, rises=True, falls=True), [0.2, 0.4, 0.6, 0.6, 0.4, 0.2])
+
+
+def test_nothing_is_smoothed_across_a_leap(face: Array) -> None:
+    way = np.repeat([0.0, 1.0], 8)[:, None, None] * [np.ptp(face[:, 0]), 0.0]
+    for leap in (1.0, 0.2):
+        quads, points = smooth_run(face + leap * way)
+        assert quads.shape == (16, 3, 2) and points.shape == (16, 68, 2)
+        assert np.allclose(points, face + leap * way, atol=1e-9) == (leap == 1.0)
+        assert np.allclose(np.ptp(quads[:8], 0), 0.0, atol=1e-9) == (leap == 1.0)

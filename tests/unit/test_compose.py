@@ -17,7 +17,7 @@ from mien.engine.face.points import invert, transform
 from mien.engine.manifest import AttributeEdit
 from mien.engine.rows import RowBatcher, RowGathering
 from mien.engine.spec import EditSpec
-from mien.engine.survey import begin_faces, finish_faces
+from mien.engine.survey import BegunFrame, begin_faces, finish_faces
 from mien.engine.types import Array, FaceTrack, Frame
 
 SIZE = 64
@@ -185,3 +185,53 @@ class Together:
     def __call__(self, **arrays: Array) -> Any:
         self.begun.wait(30.0)
         return self.network(**arrays)
+
+
+class Adding(Method):
+    """Adds 0.2 everywhere and covers nothing."""
+
+    def finish(self, track: FaceTrack, view: View) -> Answer:
+        return Answer(np.full((3, SIZE, SIZE), 0.2, np.float32))
+
+
+def neighbours(
+    frame: Frame, face: Array, parser: Any, distance: float, weights: tuple[float, float] = (1.0, 1.0)
+) -> tuple[BegunFrame, Frame, list[Frame]]:
+    """Two faces so many pixels apart, begun; both edited; and each edited alone."""
+    edit = AttributeEdit(**{f: getattr(EDIT, f) for f in EDIT.__slots__} | {"hides": False})
+    made = FaceEdit(EditSpec(edits=(("a", 1.0),)), {"a": edit}, Adding(), ("all",), parser, SIZE, Clock())
+    points = [face, face + [distance, 10.0]]
+    places = [Placement(i, ffhq_quad(p), p, w) for i, (p, w) in enumerate(zip(points, weights, strict=True))]
+    memories = {i: FaceMemory(FaceTrack(i)) for i in range(2)}
+    alone = [finish_faces(made, begin_faces(made, frame, [p], {p.track_id: FaceMemory(FaceTrack(0))})) for p in places]
+    begun = begin_faces(made, frame, places, memories)
+    return begun, finish_faces(made, begun).frame, [one.frame for one in alone]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.6)])
+def test_where_masks_meet_differences_do_not_add_up(
+    face: Array, frame_of: Callable[..., Frame], parser: Any, weights: tuple[float, float]
+) -> None:
+    frame = frame_of(0, width=640)
+    begun, both, alone = neighbours(frame, face, parser, 90.0, weights)
+    assert all(job.share is not None and job.share.min() < 0.7 and job.share.max() == 1.0 for job in begun.jobs)
+    changes = [picture.planes[0].astype(int) - frame.planes[0] for picture in (both, *alone)]
+    most, one, other = changes[0], *changes[1:]
+    meeting = (one > 10) & (other > 10)
+    assert meeting.sum() > 1000 and (one + other).max() > 1.3 * one.max()
+    assert most.max() <= one.max() + 1, "no more than a face alone"
+    assert (most >= np.minimum(np.maximum(one, other), one + other) - 2).all(), "and no less"
+    clear = (one == 0) | (other == 0)
+    assert np.abs(most - one - other)[clear].max() <= 1
+
+
+def test_faces_apart_are_edited_as_if_alone(face: Array, frame_of: Callable[..., Frame], parser: Any) -> None:
+    frame = frame_of(0, width=960)
+    begun, both, (one, other) = neighbours(frame, face, parser, 500.0)
+    assert [job.share for job in begun.jobs] == [None, None]
+    middle = int(face[:, 0].mean() + 250)
+    columns = (middle, middle // 2, middle // 2)
+    for plane, left, right, column in zip(both.planes, one.planes, other.planes, columns, strict=True):
+        np.testing.assert_array_equal(plane[:, :column], left[:, :column])
+        np.testing.assert_array_equal(plane[:, column:], right[:, column:])
+    assert (one.planes[0] != frame.planes[0]).any() and (other.planes[0] != frame.planes[0]).any()

@@ -1,5 +1,6 @@
 """What a process runs on."""
 
+import numpy as np
 import pytest
 
 from mien.engine.config import EngineConfig, usable_cores
@@ -29,9 +30,21 @@ def test_batch_sizes(device: str, largest: int, sizes: tuple[int, ...]) -> None:
     "wrong",
     [
         {"threads": -1}, {"threads": True}, {"frames_at_once": 0}, {"device": "tpu"}, {"precision": "int4"},
+        {"frames_at_once": 2.5}, {"frames_at_once": True}, {"frames_at_once": "2"}, {"device": None}, {"batch_wait_s": "1"},
+        {"batch_wait_s": True}, {"batch_wait_s": 10**400}, {"threads": 257},
         {"batch_size": 0}, {"batch_size": 65}, {"batch_size": 2.0}, {"batch_wait_s": -1.0}, {"batch_wait_s": float("nan")},
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError):
         EngineConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    made = EngineConfig(
+        threads=np.int64(3), frames_at_once=np.int32(2), batch_size=np.uint8(4), batch_wait_s=np.float32(1)
+    )  # type: ignore[arg-type]
+    assert made == EngineConfig(threads=3, frames_at_once=2, batch_size=4, batch_wait_s=1.0)
+    assert [type(v) for v in (made.threads, made.frames_at_once, made.batch_size, made.batch_wait_s)] == [int] * 3 + [
+        float
+    ]

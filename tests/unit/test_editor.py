@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,11 +12,19 @@ import numpy as np
 import pytest
 
 from mien.engine.bundle import Bundle
-from mien.engine.config import EngineConfig
+from mien.engine.config import MAX_THREADS, EngineConfig
 from mien.engine.editor import ON_HOST, SLOW_KERNELS, Editor
 from mien.engine.errors import BundleError, EditError, UnavailableError
 from mien.engine.face.points import face_box
-from mien.engine.manifest import AttributeEdit, BankLayer, LandmarkShift, Manifest, ScheduleSpec
+from mien.engine.manifest import (
+    Architecture,
+    AttributeEdit,
+    BankLayer,
+    LandmarkShift,
+    Manifest,
+    NetworkSpec,
+    ScheduleSpec,
+)
 from mien.engine.rows import RowGathering
 from mien.engine.schedule import Schedule
 from mien.engine.spec import EditSpec
@@ -237,6 +244,30 @@ def test_picture(still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPa
     assert made.edit_picture(empty).frame is empty
 
 
+def test_as_many_threads_as_a_config_allows(still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    many, one = (
+        editor(still, {"smile": 1.0}, monkeypatch, EngineConfig(threads=threads)).edit_picture(frame_of(3)).frame
+        for threads in (MAX_THREADS, 1)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(many.planes, one.planes, strict=True))
+    assert not np.array_equal(many.planes[0], frame_of(3).planes[0])
+
+
+def test_a_crop_that_the_autoencoder_does_not_take_is_refused(still: Fakes) -> None:
+    image = {"image": TensorSpec((None, 3, 64, 64))}
+    encoder = NetworkSpec("vae_encoder", "", "onnx", "", Architecture("a.A", {}), image, {}, {})
+    plain = bundle()
+    sized = replace(plain, manifest=replace(plain.manifest, networks={"vae_encoder": encoder}))
+
+    def made(edit: str, crop_px: int | None) -> Editor:
+        return Editor(sized, {edit: 1.0}, EditSpec(crop_px=crop_px), networks=still.networks)
+
+    with pytest.raises(EditError, match="^crop_px is 72; the bundle 'test' takes 64: leave it out$"):
+        made("a", 72)
+    assert made("a", 64).active and made("a", None).active
+    assert made("warp", 72).active, "a warp has no autoencoder"
+
+
 def test_two_branches_share_noise_and_codes_add(
     still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,32 +371,6 @@ def test_frames_under_work_at_a_time_are_the_same_in_the_same_order(
     for one, other in zip(*results, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one.planes, other.planes, strict=True))
     assert not np.array_equal(results[0][0].planes[0], frames[0].planes[0])
-
-
-def test_a_frame_is_answered_after_as_many_as_are_under_work(
-    still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = editor(still, {"a": 1.0}, monkeypatch, config=EngineConfig(frames_at_once=3, threads=1))
-    taken: list[int] = []
-
-    def source() -> Any:
-        for i in range(5):
-            taken.append(i)
-            yield frame_of(i)
-
-    answers = made.run(source())
-    seen = [(next(answers).index, len(taken)) for _ in range(5)]
-    assert seen == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
-    assert list(made.run(iter(()))) == []
-
-
-def test_leaving_early_leaves_no_thread(still: Fakes, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = editor(still, {"a": 1.0}, monkeypatch, config=EngineConfig(frames_at_once=2, batch_size=2, threads=1))
-    before = threading.active_count()
-    answers = made.run(frame_of(i) for i in range(9))
-    next(answers)
-    answers.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
 
 
 def test_two_streams_share_the_calls_of_their_network(

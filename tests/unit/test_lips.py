@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mien.engine.bundle import Bundle
-from mien.engine.face.face_motion import FaceMotion, parting_motion
+from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
 from mien.engine.face.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, NODES, REACH, darkest_line, part_lips
 from mien.engine.face.mouth_inside import draw_inside
 from mien.engine.face.points import face_axes
@@ -57,15 +57,17 @@ def rows_of(crop: Array, colour: tuple[float, float, float], x: float) -> Array:
     return np.flatnonzero(np.abs(crop[:, :, round(x)].T - np.array(colour)).max(1) < 0.35)
 
 
-def moved(opens: Motions, points: Array, crop: Array) -> FaceMotion:
-    return parting_motion(opens, points, crop, ONES, ONES, 1.0, lambda seam: seam)
+def moved(opens: Motions, points: Array, crop: Array, support: Array = ONES) -> FaceMotion:
+    motion = face_motion(MotionPlan(opens, parts_lips=True), points, crop, support, 1.0, lambda _, value: value)
+    assert motion is not None
+    return motion
 
 
 def test_each_lip_keeps_its_thickness(face: Array, opens: Motions) -> None:
     points = mouth(face)
     crop = painted(points)
     motion = moved(opens, points, crop)
-    assert motion.inside is not None
+    assert motion.cover is not None
     after, middle = motion.of_crop(crop), points[62, 0]
     for colour in (UPPER, LOWER):
         before_rows, after_rows = (rows_of(c, colour, middle) for c in (crop, after))
@@ -103,7 +105,7 @@ def test_what_a_parted_mouth_shows_hangs_from_the_upper_lip(face: Array, opens: 
 def test_a_wide_open_mouth_is_not_torn(face: Array, opens: Motions) -> None:
     points = mouth(face, gap_px=26.0)
     motion = moved(opens, points, painted(points))
-    assert motion.inside is None and np.abs(motion.field).max() > 3
+    assert motion.cover is None and np.abs(motion.field).max() > 3
 
 
 def test_the_opening_grows_with_the_strength(face: Array, opens: Motions) -> None:
@@ -111,7 +113,7 @@ def test_the_opening_grows_with_the_strength(face: Array, opens: Motions) -> Non
     crop = painted(points)
     openings = []
     for strength in (0.0, 0.3, 0.6, 1.0):
-        gap = part_lips(scaled(opens, strength), points, crop, lambda seam: seam).gap
+        gap = part_lips(scaled(opens, strength), points, crop, lambda _, value: value).gap
         openings.append(0.0 if gap is None else float((gap.bottom - gap.top).max()))
         if gap is not None:
             assert (gap.bottom >= gap.top).all() and (np.diff(gap.across) > 0).all()
@@ -124,7 +126,7 @@ def test_the_opening_grows_with_the_strength(face: Array, opens: Motions) -> Non
 def test_the_inside_stays_in_the_gap(face: Array, opens: Motions) -> None:
     points = mouth(face)
     crop = painted(points)
-    gap = part_lips(opens, points, crop, lambda seam: seam).gap
+    gap = part_lips(opens, points, crop, lambda _, value: value).gap
     assert gap is not None
     picture, share = draw_inside(crop, gap, 1.0)
     assert -1 <= picture.min() and picture.max() <= 1 and 0 <= share.min() and share.max() == 1
@@ -134,16 +136,16 @@ def test_the_inside_stays_in_the_gap(face: Array, opens: Motions) -> None:
     blurred = draw_inside(crop, gap, 4.0)[1]
     assert np.abs(np.diff(blurred, axis=0)).max() < 0.5 * np.abs(np.diff(share, axis=0)).max(), "as soft as the frame"
     for shifted in (-400.0, 400.0):
-        outside = part_lips(opens, points + shifted, crop, lambda seam: seam).gap
+        outside = part_lips(opens, points + shifted, crop, lambda _, value: value).gap
         assert outside is None or not draw_inside(crop, outside, 1.0)[1].any()
 
 
 def test_nothing_is_drawn_over_a_hand(face: Array, opens: Motions) -> None:
     points = mouth(face)
     crop = painted(points)
-    covered = np.zeros((SIZE, SIZE), np.float32)
-    motion = parting_motion(opens, points, crop, covered, covered, 1.0, lambda seam: seam)
+    motion = moved(opens, points, crop, np.zeros((SIZE, SIZE), np.float32))
     np.testing.assert_array_equal(motion.of_crop(crop), crop)
+    np.testing.assert_allclose(motion.of_points(points, SIZE), points, atol=1e-6)
 
 
 def test_the_seam_is_the_dark_line_near_the_landmarks() -> None:

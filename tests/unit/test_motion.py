@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
+from mien.engine.denoise import CropDenoiser, Wishes
+from mien.engine.latent_model import Condition, FrameInputs, LatentModel
 from mien.engine.motion import BACKGROUND_SHARE, MotionField, motion_levels, moved
 from mien.engine.sampler import sample_steps, step_ddim
 from mien.engine.schedule import Schedule, leading_timesteps
@@ -53,3 +57,28 @@ def test_the_second_frame_begins_with_the_first_ones_latents_moved() -> None:
     np.testing.assert_allclose(smooth[..., 4:], drawn[..., 4:], rtol=1e-5, atol=1e-5)
     field.frame += 1
     assert np.abs(field.begin(schedule, NOISE, None)[1] - start).max() > 0.1, "the third frame has moved on"
+
+
+def test_a_first_frame_that_fails_is_not_counted() -> None:
+    """The next one is the first then, as if the failed one had never been."""
+
+    class Model:
+        schedule, calls = Schedule(), 0
+
+        def predict(self, x: Array, *_: Any) -> Array:
+            Model.calls += 1
+            if Model.calls == 2:
+                raise RuntimeError("this step failed")
+            return np.asarray(0.5 * np.tanh(x))
+
+    def frame(track: FaceTrack) -> Array:
+        return denoiser.replace(track, Z, lambda t: {"text": Condition({})}, FrameInputs())
+
+    wishes = Wishes((999, 749, 499, 249), {"text": 1.0}, step=step_ddim, motion=(64.0, 0.0))
+    denoiser, track = CropDenoiser(cast(LatentModel, Model()), wishes), FaceTrack(1)
+    with pytest.raises(RuntimeError, match="this step failed"):
+        frame(track)
+    later, fresh = [frame(track) for _ in range(2)], FaceTrack(1)
+    for got in later:
+        np.testing.assert_array_equal(got, frame(fresh))
+    assert np.abs(later[1] - later[0]).max() > 0.1, "the second has moved on"

@@ -29,7 +29,7 @@ def test_flicker_is_the_mean_difference_inside_the_hull() -> None:
 def test_each_picture_is_painted_on_its_own_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def paint(rgb: np.ndarray, face: object, before: object, strength: float, rng: object) -> np.ndarray:
+    def paint(rgb: np.ndarray, face: object, strength: float, rng: object) -> np.ndarray:
         seen.append((float(face.mesh[0, 0]), strength))  # type: ignore[attr-defined]
         return rgb + 0.5
 

@@ -1,18 +1,21 @@
 """The pair generators of the recipe, on a drawn face."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from mien.export.tiny import pairs
+from mien.export.tiny.dataset import Prepared
 from mien.export.tiny.draw_age import age, smile_folds
 from mien.export.tiny.draw_glasses import sunglasses
 from mien.export.tiny.draw_makeup import lips, lipstick, skin_tone
 from mien.export.tiny.face_marks import CREASES, FOLDS, Canvas
 from mien.export.tiny.matte import hair_matte, skin_mask
-from mien.export.tiny.paint import EDITS, EDITS_FILE, Face, make_pair, opened
+from mien.export.tiny.paint import EDITS, EDITS_FILE, Face, crop_scale_of, make_pair, opened
 from mien.export.tiny.recolour import HAIR_COLOURS, recolour_hair
 from mien.export.tiny.strokes import (
     BROWS,
@@ -24,7 +27,7 @@ from mien.export.tiny.strokes import (
     FaceAxes,
     side_weights,
 )
-from mien.export.tiny.teachers import OVAL
+from mien.export.tiny.teachers import MESH_TO_68, OVAL
 
 SIZE = 128
 
@@ -254,9 +257,86 @@ def test_combinations_are_of_edits_that_go_together() -> None:
         singles, several = np.split(entries != 0, [len(EDITS)])
         assert np.array_equal(singles, np.eye(len(EDITS), dtype=bool))
         assert set(several.sum(1)) <= {2, 3, 4}
-    for _ in range(50):
+    counts, widths = set(), set()
+    for _ in range(100):
         names = pairs.draw_combination(rng)
         assert 2 <= len(names) <= 4 and len(pairs.ALTERNATIVES.intersection(names)) <= 1
+        (width,) = {crop_scale_of(name) for name in names}  # the engine makes edits of other widths in another pass
+        counts.add(len(names))
+        widths.add(width)
+    assert counts == {2, 3, 4} and len(widths) == 2
+
+
+@pytest.fixture
+def prepared(face: Face) -> Prepared:
+    """One tile: the drawn face twice as large, in the middle of its padded crop."""
+    m = np.array([[2.0, 0, 32.5], [0, 2.0, 32.5]])
+    rgb, hair, person = (
+        (cv2.warpAffine(p, m, (320, 320), borderMode=cv2.BORDER_REPLICATE) * 255).astype(np.uint8)[None]
+        for p in (face.rgb, face.hair, face.person)
+    )
+    mesh = face.mesh * 2 + [32.5, 32.5, 0]
+    points = mesh[None].astype(np.float32)
+    return Prepared(rgb, np.full_like(hair, 255), hair, person, points, points, [{}], np.array([0]), np.array([0]))
+
+
+def test_the_wide_crop_shows_the_same_face_smaller(prepared: Prepared) -> None:
+    """Without draws the usual crop is the tile's middle, pixel by pixel, and the wide one 1.3 times as wide, as edits.json has it."""
+    usual, wide = (pairs.face_of(prepared, 0, pairs.Look(), w) for w in (False, True))
+    np.testing.assert_array_equal(np.round(usual.rgb * 255), prepared.crops[0, 32:-32, 32:-32])
+    np.testing.assert_allclose(usual.mesh[:, :2], prepared.points[0, :, :2] - 32, atol=1e-3)
+    np.testing.assert_allclose((wide.mesh[:, :2] - 127.5) * 1.3, usual.mesh[:, :2] - 127.5, atol=1e-3)
+    np.testing.assert_allclose(wide.hair.sum() * 1.3**2, usual.hair.sum(), rtol=0.02)
+    rows, columns = np.nonzero(wide.hair > 0.5)
+    inside = cv2.warpAffine(wide.rgb, np.array([[1.3, 0, -38.25], [0, 1.3, -38.25]]), (256, 256))
+    assert np.abs(inside - usual.rgb)[20:-20, 20:-20].mean() < 0.02 and rows.min() > 0 and columns.min() > 0
+
+
+def test_both_crops_of_a_sample_have_the_same_draws(prepared: Prepared) -> None:
+    looks = [pairs.draw_look(np.random.default_rng(seed)) for seed in range(40)]
+    assert 0.1 < np.mean([look.opened > 0 for look in looks]) < 0.6
+    width = [look.width for look in looks]
+    assert 1.0 <= min(width) < 1.05 and 1.3 < max(width) <= 1.35
+    look = looks[0]._replace(opened=0.0)
+    usual, wide = (pairs.face_of(prepared, 0, look, w).mesh[:, :2] - 127.5 - look.shift for w in (False, True))
+    np.testing.assert_allclose(wide * look.width, usual, atol=1e-3)
+    closed, opened_wide = (pairs.face_of(prepared, 0, look._replace(opened=s), True).mesh[:, 1] for s in (0.0, 0.8))
+    assert np.abs(opened_wide - closed).max() > 3
+
+
+@pytest.mark.parametrize("k", [-1, 0])
+def test_entries_are_of_the_crop_that_their_edits_are_deployed_on(
+    prepared: Prepared, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoder(pictures: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pictures, 8)
+
+    monkeypatch.setattr(pairs, "_state", (prepared, encoder))
+    plain_w, source_z, target_z, target_w, points, strengths = pairs._make_sample(Path(), 0, (0, k))
+    entries = len(EDITS) + pairs.COMBINATIONS
+    assert source_z.shape == target_z.shape == (entries, 3, 32, 32) and points.shape == (entries, 68, 2)
+    assert target_w.shape == (entries, 128, 128, 3) and plain_w.shape == (128, 128, 3)
+    wide = np.array([any(crop_scale_of(e) > 1 for e, s in zip(EDITS, row, strict=True) if s) for row in strengths])
+    eyes = np.linalg.norm(points[:, 36].astype(float) - points[:, 45], axis=1)
+    assert np.ptp(eyes[wide]) < 0.2 and (k == 0 or eyes[~wide].min() / eyes[wide].max() > 1.25)
+    names = list(EDITS)
+    lipstick, dark = names.index("lipstick"), names.index("hair_dark")
+
+    def seen(z: np.ndarray) -> np.ndarray:
+        return cv2.resize(z.transpose(1, 2, 0).astype(np.float32) * 127.5 + 127.5, (32, 32))
+
+    small = cv2.resize(plain_w, (32, 32), interpolation=cv2.INTER_AREA)
+    assert np.abs(seen(source_z[lipstick]) - small).mean() < 1 < np.abs(seen(source_z[dark]) - small).mean()
+    for e in (lipstick, dark):  # an edit's target is of the crop of its source
+        shown = cv2.resize(target_w[e], (32, 32), interpolation=cv2.INTER_AREA)
+        assert np.abs(seen(target_z[e]) - shown).mean() < 1
+        assert np.median(np.abs(target_z[e] - source_z[e])) < 0.01 < np.abs(target_z[e] - source_z[e]).max()
+
+
+def test_landmarks_of_a_mirrored_face(face: Face) -> None:
+    plain, mirrored = (pairs.landmarks_of(face, flip) for flip in (False, True))
+    np.testing.assert_allclose(mirrored[36], [255 - plain[45, 0], plain[45, 1]], atol=0.1)
+    np.testing.assert_allclose(plain, face.mesh[MESH_TO_68, :2], atol=0.1)
 
 
 def test_axes_of_a_turned_face() -> None:

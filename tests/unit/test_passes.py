@@ -123,3 +123,27 @@ def test_a_pass_outside_of_the_frame_is_left_out(
     assert [[job is None for job in face.settled().jobs] for face in begun.jobs] == [[False, True], [False, False]]
     assert [len(answer) for answer in made.answers(begun.jobs)] == [2, 2]
     assert len(finish_faces(made, begun).boxes) == 2
+
+
+def test_where_masks_meet_each_pass_shares_them(
+    passes: list[FaceEdit], face: Array, frame_of: Callable[..., Frame]
+) -> None:
+    """The wide crops of two faces meet, and the narrow ones; one of three faces is in the wide pass alone."""
+    frame = frame_of(0, width=480)
+    reach = float(np.abs(ffhq_quad(face)[1]).sum())
+    faces = [face, face + [60.0, 5.0], face + [480 - face[:, 0].mean() + 1.2 * reach, 0.0]]
+    places = [Placement(i, ffhq_quad(points), points) for i, points in enumerate(faces)]
+
+    def shares(edit: Any) -> list[Any]:
+        return [
+            [None if job is None else job.share for job in getattr(face, "jobs", (face,))]
+            for face in begin_faces(edit, frame, places, {i: FaceMemory(FaceTrack(i)) for i in range(3)}).jobs
+        ]
+
+    together, alone = shares(FacePasses(passes)), [shares(one) for one in passes]
+    assert [len(found) for found in alone] == [3, 2]
+    for number, found in enumerate(together[:2]):
+        for share, (by_hand,) in zip(found, (one[number] for one in alone), strict=True):
+            assert share.min() < 0.7
+            np.testing.assert_array_equal(share, by_hand)
+    assert together[2][1] is None

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mien.engine.guidance import cfg
-from mien.engine.sampler import (
-    invert_ddim,
-    lcm_boundary,
-    sample_ddim,
-    sample_difference,
-    sample_lcm,
-    sample_tcd,
-)
+from mien.engine.sampler import lcm_boundary, sample_difference, sample_steps, step_ddim, step_lcm, step_tcd
 from mien.engine.schedule import Schedule, even_timesteps, lcm_timesteps, leading_timesteps
 
 SHAPE = (1, 4, 6, 5)
@@ -36,7 +30,7 @@ def draw(seed: int, count: int) -> list[Any]:
 def test_lcm(steps: int) -> None:
     x, *noise = draw(1, steps + 1)
     grid = lcm_timesteps(steps, 0.5)
-    got = sample_lcm(denoiser, x, Schedule(), grid, noise)
+    got = sample_steps(step_lcm, denoiser, x, Schedule(), grid, noise)
     for i, t in enumerate(grid):
         x0 = denoiser(x, t)
         denoised = 10 * t / math.sqrt((10 * t) ** 2 + 0.25) * x0 + 0.25 / ((10 * t) ** 2 + 0.25) * x
@@ -56,7 +50,7 @@ def test_lcm_boundary_is_negligible_from_19_on() -> None:
 def test_tcd(steps: int, gamma: float) -> None:
     x, *noise = draw(2, steps + 1)
     grid = lcm_timesteps(steps)
-    got = sample_tcd(denoiser, x, Schedule(), grid, noise, gamma)
+    got = sample_steps(partial(step_tcd, gamma=gamma), denoiser, x, Schedule(), grid, noise)
     for i, t in enumerate(grid):
         target = grid[i + 1] if i + 1 < steps else 0
         s = math.floor((1 - gamma) * target)
@@ -72,13 +66,13 @@ def test_ddim_recovers_the_picture_of_a_perfect_denoiser() -> None:
     x0, noise = draw(3, 2)
     schedule, grid = Schedule(), leading_timesteps(5)
     start = schedule.add_noise(x0, noise, grid[0])
-    np.testing.assert_allclose(sample_ddim(lambda x, t: x0, start, schedule, grid), x0, atol=1e-12)
+    np.testing.assert_allclose(sample_steps(step_ddim, lambda x, t: x0, start, schedule, grid), x0, atol=1e-12)
 
 
 def test_ddim_steps() -> None:
     (x,) = draw(4, 1)
     grid = (801, 401, 1)
-    got = sample_ddim(denoiser, x, Schedule(), grid)
+    got = sample_steps(step_ddim, denoiser, x, Schedule(), grid)
     for i, t in enumerate(grid):
         kept = ABAR[grid[i + 1]] if i + 1 < len(grid) else 1.0
         x0 = denoiser(x, t)
@@ -95,9 +89,10 @@ def test_inversion_leads_back() -> None:
     def steady(x: Any, t: int) -> Any:
         return (x - schedule.sigma(t) * noise) / schedule.alpha(t)
 
-    noisy = invert_ddim(steady, x, schedule, up)
+    noisy = sample_steps(partial(step_ddim, final=up[-1]), steady, x, schedule, up[:-1])
     assert np.abs(noisy - x).max() > 0.5
-    np.testing.assert_allclose(sample_ddim(steady, noisy, schedule, up[:0:-1], final=up[0]), x, atol=1e-9)
+    back = sample_steps(partial(step_ddim, final=up[0]), steady, noisy, schedule, up[:0:-1])
+    np.testing.assert_allclose(back, x, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -138,6 +133,7 @@ def test_torch_and_numpy_agree() -> None:
     torch = pytest.importorskip("torch")
     x, *noise = draw(9, 3)
     scaled = lambda x, t: 0.5 * x + t / 1000  # noqa: E731
-    ours = sample_tcd(scaled, x, Schedule(), (999, 499), noise)
-    theirs = sample_tcd(scaled, torch.from_numpy(x), Schedule(), (999, 499), [torch.from_numpy(n) for n in noise])
+    tensor, *drawn = (torch.from_numpy(array) for array in (x, *noise))
+    ours = sample_steps(step_tcd, scaled, x, Schedule(), (999, 499), noise)
+    theirs = sample_steps(step_tcd, scaled, tensor, Schedule(), (999, 499), drawn)
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from mien.engine.errors import BundleError, EditError
 from mien.engine.manifest_section import Section
-from mien.engine.sampler import sample_ddim, sample_lcm, sample_steps, sample_tcd, step_of
+from mien.engine.sampler import sample_steps, step_ddim, step_lcm, step_of, step_tcd
 from mien.engine.sampling import PRESETS, Sampling, preset
 from mien.engine.schedule import Schedule
 
@@ -147,13 +148,14 @@ def test_step_of_takes_the_fields() -> None:
     def denoiser(x: Any, t: float) -> Any:
         return np.tanh(x) * (1 - t / 2000)
 
-    wanted = {
-        Sampling(): sample_lcm(denoiser, x, schedule, grid, noise),
-        Sampling("tcd", gamma=0.7): sample_tcd(denoiser, x, schedule, grid, noise, 0.7),
-        Sampling("ddim"): sample_ddim(denoiser, x, schedule, grid),
-        Sampling("euler"): sample_ddim(denoiser, x, schedule, grid),
-        Sampling("ddim", set_alpha_to_one=False): sample_ddim(denoiser, x, schedule, grid, 0),
+    steps = {
+        Sampling(): step_lcm,
+        Sampling("tcd", gamma=0.7): partial(step_tcd, gamma=0.7),
+        Sampling("ddim"): step_ddim,
+        Sampling("euler"): step_ddim,
+        Sampling("ddim", set_alpha_to_one=False): partial(step_ddim, final=0),
     }
+    wanted = {key: sample_steps(step, denoiser, x, schedule, grid, noise) for key, step in steps.items()}
     for sampling, answer in wanted.items():
         got = sample_steps(step_of(sampling), denoiser, x, schedule, grid, noise)
         np.testing.assert_array_equal(got, answer)

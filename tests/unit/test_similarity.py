@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mien.engine.edits import Answer, View
 from mien.engine.errors import EditError
+from mien.engine.prompt_edit import PromptEdit, Recipe
 from mien.engine.similarity import SimilarityFilter, cosine_similarity, skip_probability
+from mien.engine.thrift import Thrift
+from mien.engine.types import FaceTrack
 
 
 def at_similarity(c: float, size: int = 300) -> tuple[Any, Any]:
@@ -145,3 +149,28 @@ def test_a_loop_keeps_count_and_order() -> None:
     assert sources == sorted(sources) and 5 < len(set(sources)) < 35
     assert all(0 <= i - source <= 10 for i, source in results)
     assert sources[29] < 30 <= sources[30]
+
+
+def test_a_frame_that_fails_leaves_no_answer_behind() -> None:
+    """The next one alike is made anew, and the one after it is given that answer."""
+    method, made = object.__new__(PromptEdit), list[int]()
+    method.recipe = Recipe({}, {}, lambda track, t: {}, thrift=Thrift(similarity=0.5))
+    method._seed = 0
+
+    def make(track: FaceTrack, view: View) -> Answer:
+        made.append(len(made))
+        if made[-1] in (0, 2):
+            raise RuntimeError("this frame failed")
+        return Answer(np.full((3, 4, 4), made[-1], np.float32))
+
+    method._made = make  # type: ignore[method-assign]
+    one, other = (sign * np.ones((3, 4, 4), np.float32) for sign in (1, -1))
+    track, seen = FaceTrack(1), list[float | None]()
+    for crop in (one, one, one, other, other, other):
+        try:
+            answer = method.finish(track, View(crop, np.ones((4, 4), np.float32), np.zeros((68, 2))))
+            assert answer.difference is not None
+            seen.append(float(answer.difference[0, 0, 0]))
+        except RuntimeError:
+            seen.append(None)
+    assert seen == [None, 1.0, 1.0, None, 3.0, 3.0] and made == [0, 1, 2, 3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from mien.engine.errors import EditError
@@ -61,6 +62,12 @@ def test_unknown_key_names_the_nearest() -> None:
         {"edits": [("smile", math.nan)]},
         {"edits": [("smile", math.inf)]},
         {"edits": [("smile", 1.0), ("smile", 0.5)]},
+        {"edits": [("smile", 10**400)]},
+        {"strength": 10**400},
+        {"seed": 10**400},
+        {"num_steps": np.float32(2)},
+        {"faces": np.int64(0)},
+        {"faces": [1]},
         {"edits": [("", 1.0)]},
         {"edits": "smile"},
         {"edits": 3},
@@ -83,7 +90,7 @@ def test_refuses_and_never_clamps(values: dict[str, object]) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '"smile"', '{"edits": {"smile": NaN}}'])
+@pytest.mark.parametrize("text", ["[]", "{", '"smile"', '{"edits": {"smile": NaN}}', f'{{"seed": 1{"0" * 5000}}}'])
 def test_refuses_json_that_is_no_spec(text: str) -> None:
     with pytest.raises(EditError):
         EditSpec.from_json(text)
@@ -100,3 +107,22 @@ def test_parse_edit(text: str, pair: tuple[str, float]) -> None:
 def test_parse_edit_refuses(text: str) -> None:
     with pytest.raises(EditError):
         parse_edit(text)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    spec = EditSpec(
+        edits=(("smile", np.float32(0.5)), ("age", np.int64(1))),  # type: ignore[arg-type]
+        options=(("rows", np.int64(2)),),  # type: ignore[arg-type]
+        strength=np.float64(0.25), crop_px=np.int64(256), num_steps=np.int32(2), seed=np.uint32(7), faces=np.int64(3),  # type: ignore[arg-type]
+    )  # fmt: skip
+    plain = EditSpec(
+        edits=(("smile", 0.5), ("age", 1.0)), options=(("rows", 2.0),), strength=0.25, crop_px=256, num_steps=2, seed=7,
+        faces=3,
+    )  # fmt: skip
+    assert spec == plain and spec.to_json() == plain.to_json() and EditSpec.from_json(spec.to_json()) == plain
+
+
+def test_a_number_of_hundreds_of_digits_is_refused_in_a_short_line() -> None:
+    with pytest.raises(EditError, match="not a finite number") as caught:
+        EditSpec(edits=(("smile", 10**400),))
+    assert len(str(caught.value)) < 120

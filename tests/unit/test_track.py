@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from mien.engine.face.detect import Detection
 from mien.engine.face.points import face_box, invert, transform
-from mien.engine.face.scene import CutDetector
+from mien.engine.face.scene import CutDetector, difference, thumbnail
 from mien.engine.face.track import Tracker
 from mien.engine.types import Array, Frame
 
@@ -82,6 +82,41 @@ def test_a_short_loss_keeps_the_number_and_calls_the_detector(face: Array, frame
     assert {11, 12, 13, 14} <= {i for i, _ in world.detections}
 
 
+@pytest.mark.parametrize(
+    ("sides", "scale", "after"),
+    [(0.9, 1.0, 1), (1.4, 1.0, 1), (1.7, 1.0, 2), (1.0, 1.3, 1), (1.0, 1.5, 2), (1.0, 0.65, 2)],
+)
+def test_a_face_that_leaps_keeps_its_number(
+    sides: float, scale: float, after: int, face: Array, frame_of: MakeFrame
+) -> None:
+    """Within a side and a half of its box, at about its size; else it is another face, and the first ends."""
+    small = (face - [160, 110]) * 0.4 + [80, 90]
+    x0, y0, x1, y1 = face_box(small)
+    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    there = (small - centre) * scale + centre + [sides * np.sqrt((x1 - x0) * (y1 - y0)), 0.0]
+    tracker, ids = follow(World({i: [small if i < 12 else there] for i in range(24)}), [frame_of(i) for i in range(24)])
+    assert ids == [[1]] * 12 + [[after]] * 12 and tracker.alive == {after}
+
+
+def test_a_lost_face_takes_no_others_detection(face: Array, frame_of: MakeFrame) -> None:
+    """Of two neighbours one is hidden: the other, within its reach, keeps its own number."""
+    one, other = ((face - [160, 110]) * 0.4 + [x, 90] for x in (80, 150))
+    world = World({i: [one, other] if i < 12 else [other] for i in range(24)})
+    _, ids = follow(world, [frame_of(i) for i in range(24)])
+    assert ids == [[1, 2]] * 12 + [[2]] * 12
+
+
+def test_of_tracks_that_ended_the_last_are_known(
+    face: Array, frame_of: MakeFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mien.engine.face.track.REMEMBERED_TRACKS", 3)
+    steady, passing = ((face - [160, 110]) * 0.4 + [x, 90] for x in (80, 240))
+    faces = {i: [steady, passing] if i % 20 < 6 else [steady] for i in range(100)}
+    tracker, ids = follow(World(faces, score=0.95, presence=0.95), [frame_of(i) for i in range(100)])
+    assert {k for seen in ids for k in seen} == {1, 2, 3, 4, 5, 6} and tracker.alive == {1}
+    assert [k for k in range(1, 7) if tracker.confirmed(k)] == [1, 5, 6]
+
+
 def test_a_long_loss_ends_the_track(face: Array, frame_of: MakeFrame) -> None:
     world = World({i: [face] for i in range(50)}, hidden=frozenset(range(11, 30)))
     tracker, ids = follow(world, [frame_of(i) for i in range(50)])
@@ -137,8 +172,6 @@ def test_small_faces_get_wider_pictures(scale: float, sides: set[int], face: Arr
 
 
 def test_cut_detector_ignores_light_and_motion(frame_of: MakeFrame) -> None:
-    from dataclasses import replace
-
     cuts = CutDetector()
     assert cuts(frame_of(0))
     for i in range(1, 12):
@@ -146,3 +179,12 @@ def test_cut_detector_ignores_light_and_motion(frame_of: MakeFrame) -> None:
         lit = (frame.planes[0] * (0.6 if i % 5 == 0 else 1.0) + 10).astype(np.uint8)
         assert not cuts(replace(frame, planes=(lit, *frame.planes[1:])))
     assert cuts(frame_of(12, shift=3.0))
+
+
+def test_another_size_of_the_frame_is_a_cut(frame_of: MakeFrame) -> None:
+    cuts, frame = CutDetector(), frame_of(0)
+    half = replace(frame, planes=tuple(np.ascontiguousarray(plane[::2, ::2]) for plane in frame.planes))  # type: ignore[arg-type]
+    assert difference(thumbnail(frame), thumbnail(half)) < CutDetector.LEAST
+    assert [cuts(shown) for shown in (frame, frame, half, half, frame)] == [True, False, True, False, True]
+    cuts.reset()
+    assert cuts(frame)

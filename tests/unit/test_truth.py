@@ -11,15 +11,18 @@ import cv2
 import numpy as np
 import pytest
 
-from mien.bench import truth_judge
+from mien.bench import truth_heads, truth_judge
 from mien.bench.frame_rgb import rgb_of
 from mien.bench.truth import Row, ends, line, run, warp_alone
 from mien.bench.truth_heads import MODEL, TRUTHS, Change, Heads, Take, talk
 from mien.bench.truth_measure import MOST_DB, frame_of, motion, psnr
 from mien.engine.bundle import Bundle
 from mien.engine.types import Array
+from mien.export.render import picture
 from mien.export.render.person import Act
 from mien.export.render.picture import FACE
+
+FACE_DRAWER = Path(picture.__file__)
 
 
 def test_psnr_of_a_known_difference_counts_the_mask_only() -> None:
@@ -149,6 +152,39 @@ def test_one_head_end_to_end(shared_data: Path, tmp_path: Path, monkeypatch: pyt
     assert len(list((tmp_path / "kept").glob("*.npz"))) == 6
     sheet = cv2.imread(str(tmp_path / "smile_up.png"))
     assert sheet is not None and sheet.shape == (2 * 320, 5 * 300, 3)
+
+
+def test_drawings_are_kept_for_one_model_and_one_renderer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def render(*_: object) -> Take:
+        drawn.append(1)
+        return Take(np.full((4, 4, 3), 90, np.uint8), np.zeros((4, 4), np.uint8), np.zeros((68, 2), np.float32))
+
+    monkeypatch.setattr(truth_heads, "render", render)
+    monkeypatch.setattr(Heads, "_person", lambda self, head: (None, None, None))
+    renderer, model = tmp_path / "render.py", tmp_path / MODEL
+    assert FACE_DRAWER in truth_heads.SOURCES and len(truth_heads.SOURCES) == 1 + len(
+        list(FACE_DRAWER.parent.glob("*.py"))
+    )
+    monkeypatch.setattr(truth_heads, "SOURCES", (renderer,))
+
+    def drawings(renderer_text: str, model_text: str) -> int:
+        """How many of three frames are drawn anew."""
+        renderer.write_text(renderer_text)
+        model.write_text(model_text)
+        before = len(drawn)
+        takes = Heads(tmp_path, tmp_path / "kept").clip(0, 3)
+        assert len(takes) == 3 and (takes[0].rgb == 90).all()
+        return len(drawn) - before
+
+    assert [drawings(*texts) for texts in (("a", "m"), ("a", "m"), ("b", "m"), ("b", "n"), ("a", "m"))] == [
+        3,
+        0,
+        3,
+        3,
+        0,
+    ]
 
 
 def test_what_a_judge_sees_is_set_beside_what_it_sees_of_the_truth() -> None:

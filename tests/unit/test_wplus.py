@@ -192,6 +192,32 @@ def test_rows_chooses_between_the_networks() -> None:
         WPlus.networks(spec(3), ONE_ROW)
 
 
+def test_what_no_network_heeds_is_refused() -> None:
+    for told, flags in (
+        ({"guidance_scale": 7.5}, "--guidance-scale"),
+        ({"negative_prompt": "ugly"}, "--negative-prompt"),
+        ({"prompt": "old", "guidance_scale": 1.0}, "--prompt, --guidance-scale"),
+    ):
+        with pytest.raises(EditError, match=f"reads no prompts: leave out {flags}, or give"):
+            WPlus.networks(EditSpec(edits=(("a", 1.0),), **told), ONE_ROW)
+
+
+def test_a_warp_alone_has_no_options() -> None:
+    both = replace(ONE_ROW, edits={"a": EDIT, "warp": replace(EDIT, name="warp", direction=None)})
+    warp, mixed = (("warp", 1.0),), (("warp", 1.0), ("a", 1.0))
+    assert WPlus.networks(EditSpec(edits=warp, num_steps=2, guidance_scale=None), both) == ()
+    for name, value in (("rows", 2.0), ("whole", 1.0), ("w_scale", 0.5)):
+        spec = EditSpec(edits=warp, options=((name, value),))
+        with pytest.raises(
+            EditError, match=f"the edits warp run no network that has the options {name}: leave these out"
+        ):
+            WPlus.networks(spec, both)
+        assert not WPlus(spec, bundle(both), Networks()).wants_code(), "a pass of its own beside others is none"
+    assert WPlus.networks(EditSpec(edits=mixed, options=(("whole", 1.0),)), both)[-1] == "difference"
+    still = EditSpec(edits=(("warp", 0.0), ("a", 0.0)), options=(("rows", 2.0),))
+    assert WPlus.networks(still, both) == (), "a strength of 0 is no edit"
+
+
 def test_only_a_bank_that_is_read_wants_the_frames_in_order() -> None:
     banked = replace(ONE_ROW, bank=(BankLayer(256, 80),))
     spec = EditSpec(edits=(("a", 1.0),))
