@@ -140,13 +140,20 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(*_words(error, options))
 
 
+# What brings a package, and those that `mien[cpu]` does not.
+_CPU = "'mien[cpu]'"
+_PROVIDES = {name: "'mien[export]'" for name in ("torch", "onnx", "onnxscript", "transformers", "safetensors")}
+_PROVIDES |= {"triton": "'mien[gpu]'", "scipy": "scipy", "diffusers": "diffusers", "mediapipe": "mediapipe"}
+
+
 def _words(error: Exception, options: Sequence[str]) -> tuple[str, int]:
     if isinstance(error, MienError):
         return str(error), error.exit_code
     if isinstance(error, _UsageError):
         return _usage(error, options), 2
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "mien":
-        return f"{error.name} is not installed: pip install 'mien[cpu]'", 3
+        package = error.name.split(".")[0]
+        return f"{package} is not installed: pip install {_PROVIDES.get(package, _CPU)}", 3
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{error.strerror or error}", 4

@@ -98,7 +98,8 @@ def run(request: EditRequest) -> list[str]:
 def _summary(request: EditRequest, report: RunReport) -> list[str]:
     fps = report.frames_in / report.wall_s if report.wall_s else 0.0
     if request.kind == "picture":
-        done = f"{report.output}: {len(report.paste_boxes)} faces edited in {report.wall_s:.2f} s"
+        count = len(report.paste_boxes)
+        done = f"{report.output}: {count} face{'' if count == 1 else 's'} edited in {report.wall_s:.2f} s"
     else:
         passes = f"{report.passes} pass{'es' if report.passes > 1 else ''}"
         counts = f"{report.frames_out} frames, {report.frames_edited} edited"

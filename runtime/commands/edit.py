@@ -19,7 +19,12 @@ def edit(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes; its ending says what it is.")],
     edits: Annotated[
         list[str] | None,
-        typer.Option("--edit", metavar="NAME=STRENGTH", help="An edit; may be repeated.", rich_help_panel=WHAT),
+        typer.Option(
+            "--edit",
+            metavar="NAME[=STRENGTH]",
+            help="An edit, of strength 1 if none is given; may be repeated.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     method: Annotated[str, typer.Option(help="The edit method.", rich_help_panel=WHAT)] = "wplus",
     options: Annotated[

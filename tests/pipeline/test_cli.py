@@ -188,6 +188,16 @@ def test_a_missing_package_is_one_line() -> None:
     assert done.stderr == "mien: error: typer is not installed: pip install 'mien[cpu]'\n"
 
 
+def test_a_missing_package_is_said_with_what_brings_it(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+    clip = make_clip("in.mp4")
+    code = (
+        "import sys; sys.modules['torch'] = None; from mien.runtime.app import run;"
+        f" sys.exit(run(['bench', 'plain', {str(clip)!r}, '--edit', 'smile=1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 3 and "torch is not installed: pip install 'mien[export]'" in done.stderr
+
+
 def test_commands_other_than_edit_do_not_need_the_packages_for_video() -> None:
     code = "import sys; sys.modules['av'] = sys.modules['onnxruntime'] = None; from mien.runtime.app import run; sys.exit(run(['edits']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
