@@ -6,42 +6,26 @@ x0 is affine in eps at fixed (x, t), so mixing x0 with weights that sum to one i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Literal
-
-import numpy as np
 
 from mien.engine.errors import EditError, ShapeError
 from mien.engine.sampler import Denoiser, Step
 from mien.engine.schedule import Schedule
-from mien.engine.types import Array
 
 Branches = Callable[[Any, Any, tuple[str, ...]], Any]
 """(x (B, C, h, w), t, names) -> x0 (len(names) B, C, h, w): one evaluation, a block of B rows for each named condition."""
 
-ResidualKind = Literal["none", "full", "self", "initialize"]
-RESIDUAL_KINDS: tuple[ResidualKind, ...] = ("none", "full", "self", "initialize")
+ResidualKind = Literal["none", "self", "initialize"]
+RESIDUAL_KINDS: tuple[ResidualKind, ...] = ("none", "self", "initialize")
 # 2 w / N with the published w = 100 and N = 4 x 64 x 64, whatever the resolution is; down to step 25 of 50, level 481.
 LATENT_GUIDANCE, GUIDED_DOWN_TO = 200 / 16384, 0.48
 
 
-def cfg(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
-    """Classifier-free guidance (Ho and Salimans 2022): u + scale (c - u).
-
-    scale 1 is the conditional denoiser and runs nothing else.
-    """
-    if scale == 1.0:
-        return conditional
-
-    def guided(x: Any, t: Any) -> Any:
-        u = unconditional(x, t)
-        return u + scale * (conditional(x, t) - u)
-
-    return guided
-
-
 def cfg_weights(guidance_scale: float) -> dict[str, float]:
-    """Of the conditions `none` and `text`, for `mix`: `cfg` in one evaluation; without those whose weight is 0."""
+    """Of the conditions `none` and `text`, for `mix`; without those whose weight is 0. Classifier-free guidance (Ho and
+    Salimans 2022): none + scale (text - none).
+    """
     return _present({"none": 1.0 - guidance_scale, "text": guidance_scale})
 
 
@@ -76,19 +60,6 @@ def mix(branches: Branches, weights: Mapping[str, float]) -> Denoiser:
     return guided
 
 
-def residual_x0(
-    x0: Any, x: Any, t: float, schedule: Schedule, anchor: Any, guidance_scale: float, delta: float = 1.0
-) -> Any:
-    """StreamDiffusion's residual guidance (Kodaira et al. 2023, section 3.2) of a conditional x0 at (x, t).
-
-    anchor: the clean latents that stand for the negative answer at every step, either the source's own (`self`) or the
-    unconditional x0 of the first step (`initialize`). The stock noise of the published code, updated from step to step, is
-    (x - alpha anchor) / sigma at every step but for the boundary terms of LCM, below 1e-5: so it needs no memory.
-    """
-    negative = delta * anchor + (1.0 - delta) / schedule.alpha(t) * x
-    return negative + guidance_scale * (x0 - negative)
-
-
 def residual_cfg(
     kind: ResidualKind,
     conditional: Denoiser,
@@ -98,24 +69,26 @@ def residual_cfg(
     guidance_scale: float,
     delta: float = 1.0,
 ) -> Denoiser:
-    """`residual_x0` as a denoiser for ONE frame, the first call at its first timestep.
+    """StreamDiffusion's residual guidance (Kodaira et al. 2023, section 3.2), a denoiser for ONE frame whose first call is at
+    its first timestep.
 
-    unconditional runs never (`none`, `self`, or scale 1), at the first call (`initialize`) or always (`full`: `cfg`).
-    source: the frame's clean latents. delta: of the negative noise; lower keeps more of the source. Raises EditError.
+    An anchor stands for the unconditional answer at every step: the frame's own clean latents `source` (`self`), or
+    unconditional's x0 of the first step (`initialize`), which runs never else. The stock noise of the published code,
+    updated from step to step, is (x - alpha anchor) / sigma at every step but for the boundary terms of LCM, below 1e-5: so
+    it needs no memory. delta: of that noise; lower keeps more of the source. Raises EditError.
     """
     if kind not in RESIDUAL_KINDS:
         raise EditError(f"residual guidance {kind!r} is unknown; accepted: {', '.join(RESIDUAL_KINDS)}")
     if kind == "none" or guidance_scale == 1.0:
         return conditional
-    if kind == "full":
-        return cfg(conditional, unconditional, guidance_scale)
     anchor = source if kind == "self" else None
 
     def guided(x: Any, t: Any) -> Any:
         nonlocal anchor
         if anchor is None:
             anchor = unconditional(x, t)
-        return residual_x0(conditional(x, t), x, t, schedule, anchor, guidance_scale, delta)
+        negative = delta * anchor + (1.0 - delta) / schedule.alpha(t) * x
+        return negative + guidance_scale * (conditional(x, t) - negative)
 
     return guided
 
@@ -165,19 +138,6 @@ def blend_step(step: Step, mask: Any, source: Any, noise: Any) -> Step:
         return blend_latents(out, background, mask)
 
     return blended
-
-
-def guidance_embedding(w: Sequence[float] | Array, dim: int = 256) -> Array:
-    """(B,) w = guidance_scale - 1 -> (B, dim) float32: sines, then cosines, of 1000 w (Luo et al. 2023, section 4.2).
-
-    For a UNet that takes the embedding itself; dim is its time_cond_proj_dim. Raises ShapeError for an odd dim or one below 4.
-    """
-    if dim < 4 or dim % 2:
-        raise ShapeError(f"a guidance embedding cannot be {dim} wide; accepted: even numbers from 4")
-    # In float64: at 1000 w a float32 angle would be off by 5e-4.
-    frequency = np.exp(-np.log(10000.0) * np.arange(dim // 2) / (dim // 2 - 1))
-    angle = 1000.0 * np.asarray(w, np.float64).reshape(-1, 1) * frequency
-    return np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
 
 
 def _present(weights: dict[str, float]) -> dict[str, float]:

@@ -96,7 +96,7 @@ class PromptEdit:
     @classmethod
     def edited(cls, spec: EditSpec, manifest: Manifest) -> Weights:
         """The rows of the edited answer; text and nothing."""
-        return cfg_weights(guidance_scale(spec, manifest))
+        return cfg_weights(mixing_scale(spec, manifest))
 
     @classmethod
     def in_order(cls, spec: EditSpec, manifest: Manifest) -> bool:
@@ -188,6 +188,12 @@ def bind_model(bundle: Bundle, networks: Mapping[str, Network]) -> StableDiffusi
 def guidance_scale(spec: EditSpec, manifest: Manifest) -> float:
     """The user's, or the sampling's."""
     return spec.guidance_scale if spec.guidance_scale is not None else (manifest.sampling or Sampling()).guidance_scale
+
+
+def mixing_scale(spec: EditSpec, manifest: Manifest) -> float:
+    """What rows are mixed by for the text: 1 where the UNet itself is told the guidance scale, as a whole LCM UNet is."""
+    embedded = manifest.sampling is not None and manifest.sampling.guidance_embedding
+    return 1.0 if embedded else guidance_scale(spec, manifest)
 
 
 def is_prompted(spec: EditSpec) -> bool:

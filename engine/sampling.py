@@ -40,7 +40,7 @@ class Sampling:
     gamma: of `tcd`, in [0, 1], 0 deterministic; diffusers calls it eta. set_alpha_to_one: of `ddim` and `euler`, whether the
     last step leads to the clean picture (diffusers' final_sigmas_type zero) or to level 0, with 3 % of noise.
     guidance_scale: the default, 1 for none (where published pipelines also write 0). guidance_embedding: whether the UNet
-    takes w = guidance_scale - 1 as an input and runs once, in place of two evaluations (see guidance.guidance_embedding).
+    takes w = guidance_scale - 1 as an input and runs once, in place of two evaluations (see sd_blocks.guidance_embedding).
     num_steps: the default. beta_schedule: the one it was distilled on and is bound to, None for any.
     Raises EditError for a value out of range.
     """
@@ -160,8 +160,6 @@ PRESETS: Mapping[str, Sampling] = MappingProxyType(
         "hyper_sd_1step": Sampling("tcd", num_steps=1, gamma=1.0),
         # Sauer et al. 2023, 2311.17042; num_steps * strength must reach 1.
         "sd_turbo": Sampling("euler", "trailing", "truncate", num_steps=2),
-        # Lin and Yang 2024, 2403.12706: AnimateDiff-Lightning; num_steps is the file's.
-        "lightning": Sampling("euler", "trailing", "truncate", beta_schedule="linear"),
         # Song et al. 2021, as Stable Diffusion 1.5's pipelines set it.
         "ddim": Sampling("ddim", "leading", "truncate", num_steps=50, guidance_scale=7.5, set_alpha_to_one=False),
     }

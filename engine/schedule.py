@@ -106,10 +106,6 @@ class Schedule:
         """The noise in x if the clean picture is x0; t >= 0."""
         return (x - self.alpha(t) * x0) / self.sigma(t)
 
-    def to_v(self, x0: Any, x: Any, t: float) -> Any:
-        """v = alpha eps - sigma x0 of x at t if the clean picture is x0; t >= 0."""
-        return self.alpha(t) * self.to_eps(x0, x, t) - self.sigma(t) * x0
-
 
 def lcm_timesteps(
     num_steps: int, strength: float = 1.0, origin_steps: int = 50, num_timesteps: int = 1000
@@ -152,8 +148,7 @@ def trailing_timesteps(num_steps: int, num_timesteps: int = 1000) -> tuple[int, 
 def linspace_timesteps(num_steps: int, num_timesteps: int = 1000) -> tuple[float, ...]:
     """The `linspace` grid, descending from the last level to 0, between levels where they do not divide; (0,) for one."""
     _check_steps(num_steps, num_timesteps)
-    stride = (num_timesteps - 1) / max(num_steps - 1, 1)
-    return tuple(i * stride for i in range(num_steps))[::-1]
+    return tuple(i * (num_timesteps - 1) / max(num_steps - 1, 1) for i in range(num_steps))[::-1]
 
 
 def truncate(timesteps: tuple[Level, ...], strength: float) -> tuple[Level, ...]:

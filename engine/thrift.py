@@ -28,7 +28,7 @@ class Thrift:
 
     def check(self) -> None:
         """Raise EditError for a value out of range."""
-        check_choice("residual_cfg", self.residual_cfg, (kind for kind in RESIDUAL_KINDS if kind != "full"))
+        check_choice("residual_cfg", self.residual_cfg, RESIDUAL_KINDS)
         check_number("similarity", self.similarity, 0, 1)
 
     @property

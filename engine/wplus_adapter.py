@@ -103,8 +103,9 @@ class WPlusAdapter(PromptEdit):
 
     def _told(self, w: Array) -> dict[str, Condition]:
         codes = {"text": self._edited_code(w), "none": None, "source": w}
+        guidance = {"text": self._scale - 1}  # told to the edited row alone
         return {
-            name: self.model.condition(self._texts[name], code, self._options.w_scale, self._scale - 1)
+            name: self.model.condition(self._texts[name], code, self._options.w_scale, guidance.get(name, 0.0))
             for name, code in codes.items()
         }
 

@@ -13,6 +13,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from mien.engine.errors import MediaError
+from mien.runtime.part_file import local_path
 
 MAX_DEMUX_FAILURES = 64
 """Read errors in a row after which the rest of a damaged file is given up."""
@@ -22,16 +23,21 @@ _TEXT_FORMATS = {"tty"}
 
 def open_input(path: str | os.PathLike[str]) -> InputContainer:
     """Open a media file or URL, every failure as a one-line MediaError."""
-    name = os.fspath(path)
-    if "://" not in name:
+    name = local_path(path)
+    is_local = name is not None
+    name = os.fspath(path) if name is None else name
+    if is_local:
         if not os.path.exists(name):
             raise MediaError(f"no such file: {name}: give the path of an existing video")
         if os.path.isdir(name):
             raise MediaError(f"{name} is a folder: give the path of a video file")
-        if os.path.isfile(name) and os.path.getsize(name) == 0:
+        if not os.path.isfile(name):
+            raise MediaError(f"{name} is a device or a pipe, not a file: it is read more than once, save it first")
+        if os.path.getsize(name) == 0:
             raise MediaError(f"{name} is empty (0 bytes): give a video file")
     try:
-        container = av.open(name, "r", timeout=(30.0, 30.0) if "://" in name else None, metadata_errors="replace")
+        opened = os.path.abspath(name) if is_local else name  # so that a colon in a name does not make it a protocol
+        container = av.open(opened, "r", timeout=None if is_local else (30.0, 30.0), metadata_errors="replace")
     except PermissionError as error:
         raise MediaError(f"cannot read {name}: permission denied") from error
     except (FFmpegError, OSError, ValueError) as error:
@@ -73,5 +79,8 @@ def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator
                     failures = 0
                     yield packet
             return
-        except FFmpegError:
+        except (
+            FFmpegError,
+            IndexError,
+        ):  # the latter where a stream begins in mid-file, of which the container tells late
             failures += 1

@@ -23,7 +23,7 @@ from mien.runtime.clock import StageClocks
 from mien.runtime.edit_picture import edit_picture
 from mien.runtime.edit_request import EditRequest, Kind, check_part, check_target, compare_target
 from mien.runtime.edit_video import Progress, VideoJob, edit_video
-from mien.runtime.part_file import check_output
+from mien.runtime.part_file import check_output, is_same_file, local_path
 from mien.runtime.picture import check_picture_output, is_picture, read_picture
 from mien.runtime.run_report import RunReport, about_editor
 from mien.runtime.source import VideoReader
@@ -41,10 +41,12 @@ def plan(
     """Check everything that can be checked before a network is loaded, IN and OUT included; writes nothing."""
     check_part(job.start_s, job.stop_s)
     kind = check_target(job)
+    beside = compare_target(job.target, kind) if compare else None
     if report is not None:
         check_output(report, job.source, overwrite=True)
-        if report.absolute() == job.target.absolute():
-            raise MediaError(f"the report and OUT are the same file {job.target}: give two names")
+        for what, path in (("OUT", job.target), ("the side-by-side", beside)):
+            if path is not None and is_same_file(report, path):
+                raise MediaError(f"the report and {what} are the same file {path}: give two names")
     opened = Bundle.open(bundle, cache_folder=config.cache_folder)
     check_edits(spec, opened)
     wanted = methods.load(spec.method).networks(spec, opened.manifest)
@@ -55,9 +57,7 @@ def plan(
     if kind == "video":
         under_work = 2 * config.batch_size if config.batch_size > 1 else 1  # a half denoises, the other comes and goes
         config = replace(config, frames_at_once=max(config.num_threads, under_work))
-    if compare:
-        job = replace(job, compare=compare_target(job.target, kind))
-    job = replace(job, device=config.device)
+    job = replace(job, compare=beside, device=config.device)
     _check_input(job, kind)
     return EditRequest(kind, spec, config, opened, selection, job, report)
 
@@ -71,7 +71,7 @@ def _check_input(job: VideoJob, kind: Kind) -> None:
             check_picture_output(job.compare, job.source, overwrite=job.overwrite)
     elif is_picture(job.source):
         raise MediaError(f"IN {job.source} is a picture and OUT {job.target} a video: give OUT with .png or .jpg")
-    elif "://" not in job.source:
+    elif local_path(job.source) is not None:
         with VideoReader(job.source, job.start_s, job.stop_s, threads=1) as reader:
             job.check(reader)
 

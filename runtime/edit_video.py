@@ -16,12 +16,16 @@ from mien.runtime.compare import side_by_side, side_by_side_info
 from mien.runtime.cuda_decode import frames_of
 from mien.runtime.cuda_pipeline import Lane, lane_stages
 from mien.runtime.encoders import Choice, Codec, Encoding, choose_encoder
+from mien.runtime.part_file import is_same_file
 from mien.runtime.pipeline import Pipeline
 from mien.runtime.run_report import Box, RunReport
 from mien.runtime.sink import FORMATS, VideoWriter, check_video_output
 from mien.runtime.source import VideoReader
 from mien.runtime.stage import MapStage, ParallelStage, Stage
 from mien.runtime.stream_copy import check_copy
+
+MIN_FRAMES_TO_REORDER = 3
+"""Of fewer, x265 with B-frames gives packets without decode times, which .mp4 cannot hold."""
 
 
 class Edited(Protocol):
@@ -106,7 +110,7 @@ class VideoJob:
         """Refuse what cannot be written, before the frames are decoded. Raises MediaError, UnavailableError."""
         info = reader.info
         if self.compare is not None:
-            if os.path.abspath(self.compare) == os.path.abspath(self.target):
+            if is_same_file(self.compare, self.target):
                 raise MediaError(f"the side-by-side and the output are the same file {self.target}: give two names")
             check_video_output(self.compare, side_by_side_info(info), self.beside, overwrite=self.overwrite)
         path = check_video_output(self.target, info, self.encoding, overwrite=self.overwrite)
@@ -117,12 +121,14 @@ class VideoJob:
 
 @dataclass(slots=True)
 class _Rate:
-    """Whether frames come at a constant rate, to the tick."""
+    """Whether frames come at a constant rate, to the tick; as long as there are enough of them to be reordered."""
 
+    frames: int = 0
     last_pts: int | None = None
     steps: set[int | None] = field(default_factory=set)
 
     def add(self, frame: Frame) -> None:
+        self.frames += 1
         if len(self.steps) < 2:
             if self.last_pts is not None:
                 self.steps.add(None if frame.pts is None else frame.pts - self.last_pts)
@@ -131,7 +137,7 @@ class _Rate:
 
     @property
     def constant(self) -> bool:
-        return len(self.steps) == 1 and None not in self.steps
+        return self.frames >= MIN_FRAMES_TO_REORDER and len(self.steps) == 1 and None not in self.steps
 
 
 def edit_video(
@@ -162,6 +168,11 @@ def edit_video(
         _second_pass(job, reader, plan, rate.constant, report, progress)
         if reader.broken_packets:
             report.notes.append(f"{reader.broken_packets} broken packets of the source could not be decoded")
+        if reader.frames_missing:
+            promised, missing = reader.frames_promised, reader.frames_missing
+            report.notes.append(
+                f"the header says {promised} frames, {promised - missing} could be read: the source is cut short"
+            )
     report.wall_s = time.perf_counter() - begun_s
     return report
 

@@ -1,20 +1,25 @@
-"""The orientation a camera wrote into a picture's EXIF block: the one tag without which pixels are the wrong way up."""
+"""What a picture file says beside its pixels: which way is up, whether alpha is a factor of the colours, whether more follows."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
 from mien.engine.types import Array
 
-_ORIENTATION = 0x0112
+_TIFF = (b"II*\0", b"MM\0*")
+_ORDERS = {b"II": "<", b"MM": ">"}
+_ORIENTATION, _EXTRA_SAMPLES = 0x0112, 0x0152
+_UNASSOCIATED_ALPHA = 2
+_WEBP_ANIMATED = 0x02
 _SEARCHED_BYTES = 1 << 20
 
 
 def _tiff_block(data: bytes) -> bytes:
     """The TIFF structure inside a JPEG's APP1, a PNG's eXIf or a WebP's EXIF chunk; empty where there is none."""
-    if data.startswith((b"II*\0", b"MM\0*")):
+    if data.startswith(_TIFF):
         return data
     head = data[:_SEARCHED_BYTES] if data.startswith(b"\xff\xd8") else data
     if data.startswith(b"\xff\xd8"):
@@ -31,22 +36,60 @@ def _tiff_block(data: bytes) -> bytes:
     return block[6:] if block.startswith(b"Exif\0\0") else block
 
 
+def _entries(block: bytes) -> Iterator[tuple[int, int, int]]:
+    """(tag, where its value is, its value as 16 bits) of a TIFF structure's first folder; raises struct.error where it is cut."""
+    order = _ORDERS.get(block[:2])
+    if order is None:
+        return
+    (start,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        tag, _, _, value = struct.unpack_from(order + "HHIH", block, place)
+        yield tag, place + 8, value
+
+
 def orientation(data: bytes) -> int:
     """EXIF orientation 1..8 of a picture file's bytes; 1 where none is stated or the block is damaged."""
-    block = _tiff_block(data)
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None:
-        return 1
     try:
-        (start,) = struct.unpack_from(order + "I", block, 4)
-        (count,) = struct.unpack_from(order + "H", block, start)
-        for entry in range(count):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", block, start + 2 + 12 * entry)
+        for tag, _, value in _entries(_tiff_block(data)):
             if tag == _ORIENTATION:
                 return value if 1 <= value <= 8 else 1
     except struct.error:
-        return 1
+        pass
     return 1
+
+
+def as_stored(data: bytes) -> bytes:
+    """A TIFF without the tags by which a decoder turns its pixels or multiplies them by alpha; other files as they are."""
+    if not data.startswith(_TIFF):
+        return data
+    plain = bytearray(data)
+    try:
+        for tag, place, value in _entries(data):
+            if tag == _ORIENTATION or (tag == _EXTRA_SAMPLES and value == _UNASSOCIATED_ALPHA):
+                struct.pack_into(
+                    _ORDERS[data[:2]] + "H", plain, place, 1
+                )  # upright; alpha that is multiplied in already
+    except struct.error:
+        return data
+    return bytes(plain)
+
+
+def holds_more(data: bytes) -> bool:
+    """Whether a file holds further pictures behind its first: an animated WebP or PNG, a TIFF of several pages."""
+    if data.startswith(b"RIFF"):
+        return data[12:16] == b"VP8X" and len(data) > 20 and bool(data[20] & _WEBP_ANIMATED)
+    if data.startswith(b"\x89PNG"):
+        return 0 < data.find(b"acTL", 0, data.find(b"IDAT"))
+    if not data.startswith(_TIFF):
+        return False
+    try:
+        order = _ORDERS[data[:2]]
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, start)
+        return bool(struct.unpack_from(order + "I", data, start + 2 + 12 * count)[0])
+    except struct.error:
+        return False
 
 
 def upright(pixels: Array, value: int) -> Array:

@@ -1,4 +1,4 @@
-"""Keeps Ctrl-C and SIGTERM waiting while a library runs that would swallow the exception they raise."""
+"""Keeps Ctrl-C, SIGTERM and SIGHUP waiting while a library runs that would swallow the exception they raise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class HeldSignals:
-    """Within it SIGINT and SIGTERM only take effect in `check` and at its end; with the handlers that were set before.
+    """Within it SIGINT, SIGTERM and SIGHUP only take effect in `check` and at its end; with the handlers that were set before.
 
     A muxer that writes through Python callbacks drops what these raise, and a signal's handler runs wherever Python
     code runs next: in such a callback. Does nothing outside the main thread, where no handler ever runs.
@@ -22,7 +22,7 @@ class HeldSignals:
     def __enter__(self) -> HeldSignals:
         """Take the handlers over."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 handler = signal.getsignal(number)
                 if callable(handler):  # neither ignored, nor the default that ends the process at once
                     self._before[number] = handler

@@ -20,13 +20,30 @@ def check_output(out: str | os.PathLike[str], source: str | os.PathLike[str] | N
     if not path.parent.is_dir():
         raise MediaError(f"the output's folder {path.parent} does not exist: make it first")
     if path.exists():
-        if source is not None and os.path.exists(source) and os.path.samefile(path, source):
+        if not path.is_file():
+            raise MediaError(f"the output {path} is a device or a pipe, not a file: give another name")
+        given = None if source is None else local_path(source)
+        if given is not None and os.path.exists(given) and os.path.samefile(path, given):
             raise MediaError(f"the output {path} is the input itself: give another name")
         if not overwrite:
             raise MediaError(f"the output {path} exists: give another name, or --overwrite")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise MediaError(f"the output's folder {path.parent} cannot be written: permission denied")
     return path
+
+
+def local_path(source: str | os.PathLike[str]) -> str | None:
+    """The path that an input's name stands for, file://PATH included; None for what comes from elsewhere."""
+    name = os.fspath(source)
+    if "://" not in name:
+        return name
+    scheme, _, path = name.partition("://")
+    return path if scheme.lower() == "file" else None
+
+
+def is_same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
+    """Whether two names, also of files that are not there yet, lead to one place: by links and `..` too."""
+    return os.path.realpath(a) == os.path.realpath(b)
 
 
 def write_failure(path: Path, error: OSError) -> MienError:

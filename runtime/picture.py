@@ -17,7 +17,7 @@ import numpy as np
 
 from mien.engine.errors import MediaError, RunError
 from mien.engine.types import Array, Frame
-from mien.runtime.exif import orientation, upright
+from mien.runtime.exif import as_stored, holds_more, orientation, upright
 from mien.runtime.part_file import PartFile, check_output, write_failure
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -32,6 +32,8 @@ _TO_RGB = np.array([[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.772,
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins like a picture of a kind that can be read; False for what cannot be opened."""
+    if not os.path.isfile(path):  # to open a pipe is to wait for it
+        return False
     try:
         with open(path, "rb") as file:
             head = file.read(12)
@@ -110,6 +112,8 @@ def _upsampled(plane: Array, shape: tuple[int, ...]) -> Array:
 def read_picture(path: str | os.PathLike[str]) -> Picture:
     """Read PNG, JPEG, WebP, BMP or TIFF, turned upright by its EXIF orientation. Raises MediaError."""
     name = os.fspath(path)
+    if os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)):
+        raise MediaError(f"{name} is a device or a pipe, not a file: save the picture first")
     try:
         data = Path(name).read_bytes()
     except FileNotFoundError as error:
@@ -122,7 +126,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         raise MediaError(f"{name} is empty (0 bytes): give a picture")
     if not is_picture(name):
         raise MediaError(f"{name} is not a picture of a known kind: give {', '.join(PICTURE_ENDINGS)}")
-    pixels = _decoded(data, name)
+    pixels = _decoded(as_stored(data), name)
     notes = []
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -134,6 +138,8 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         notes.append("a grey picture becomes a colour one")
     if b"ICC_PROFILE\0" in data[:65536] or b"iCCP" in data[:65536] or b"ICCP" in data[:64]:
         notes.append("its colour profile is not copied")
+    if holds_more(data):
+        notes.append("it holds several pictures, only the first was edited")
     pixels = upright(pixels, orientation(data))
     alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
     return Picture(np.ascontiguousarray(pixels[..., 2::-1]), alpha, tuple(notes))

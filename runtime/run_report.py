@@ -11,7 +11,7 @@ from typing import Any
 
 from mien.engine.editor import Editor
 from mien.runtime.clock import StageClock, StageClocks
-from mien.runtime.part_file import PartFile, check_output
+from mien.runtime.part_file import PartFile, check_output, write_failure
 from mien.runtime.versions import versions
 
 Box = tuple[int, int, int, int]
@@ -90,6 +90,9 @@ class RunReport:
         try:
             part.write(self.as_json().encode())
             part.commit()
+        except OSError as error:
+            part.abort()
+            raise write_failure(part.path, error) from error
         except BaseException:
             part.abort()
             raise

@@ -20,7 +20,7 @@ from mien.runtime.held_signals import HeldSignals
 from mien.runtime.part_file import PartFile, check_output, write_failure
 from mien.runtime.planes import TAG_OF_MATRIX, TAG_OF_RANGE, video_frame
 from mien.runtime.source import VideoReader
-from mien.runtime.stream_copy import StreamCopy
+from mien.runtime.stream_copy import MIN_JUMP_S, StreamCopy
 from mien.runtime.video_info import VideoInfo
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -89,7 +89,8 @@ class VideoWriter:
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
         self._next_dts: int | None = None
-        self._shift_s: Fraction | None = None
+        self._end_pts = 0
+        self._shifts_s: list[Fraction] = []
         self._last_packet: av.Packet[Any] | None = None
         self._copy: StreamCopy | None = None
         self._closed = self._flushed = False
@@ -155,8 +156,8 @@ class VideoWriter:
             raise RunError(f"{frame!r} does not fit a stream of {info.width}x{info.height} {info.pixel_format}")
         if frame.time_base != info.time_base:
             raise RunError(f"frame {frame.index} has time base {frame.time_base}, the stream {info.time_base}")
-        if self._shift_s is None:
-            self._shift_s = self._first_shift(frame)
+        if not self._shifts_s:
+            self._shifts_s.append(self._first_shift(frame))
         pts = self._place(frame)
         picture = video_frame(frame.planes, self.encoder.pixel_format)
         picture.pts, picture.time_base = pts, info.time_base
@@ -164,11 +165,11 @@ class VideoWriter:
         duration = frame.duration or self._step()
         picture.duration = duration
         self._pending.append((pts, duration))
-        self._durations[pts] = duration
+        self._durations[pts], self._end_pts = duration, pts + duration
         self.frames += 1
         try:
             self._mux(self._stream.encode(picture))
-        except OSError as error:
+        except (OSError, FFmpegError) as error:
             raise self._failure(error) from error
 
     def _step(self) -> int:
@@ -184,13 +185,15 @@ class VideoWriter:
         return -self._info.origin_s if abs(self._info.origin_s) >= MIN_FOREIGN_ORIGIN_S else Fraction(0)
 
     def _place(self, frame: Frame) -> int:
-        """The frame's pts in the result: the source's, moved; made where it is missing or does not advance."""
-        shift = round((self._shift_s or 0) / frame.time_base)
-        last = self._last_pts
-        if frame.pts is None:
-            pts = 0 if last is None else last + (self._durations.get(last) or self._step())
-        else:
-            pts = frame.pts + shift
+        """The frame's pts in the result: the source's, moved; made where it is missing or does not advance.
+
+        Where the clock jumps back another clip begins: its frames, and its sound, follow on the last frame's end.
+        """
+        last, time_base = self._last_pts, frame.time_base
+        pts = self._end_pts if frame.pts is None else frame.pts + round(self._shifts_s[-1] / time_base)
+        if last is not None and (last - pts) * time_base >= MIN_JUMP_S:
+            self._shifts_s.append(self._shifts_s[-1] + (self._end_pts - pts) * time_base)
+            pts = self._end_pts
         if last is not None and pts <= last:
             self._moved += 1
             pts = last + 1
@@ -223,12 +226,11 @@ class VideoWriter:
     def _mux_one(self, packet: av.Packet[Any]) -> None:
         due = packet.dts if packet.dts is not None else packet.pts
         if self._copy is not None and due is not None:
-            shift_s = self._shift_s or Fraction(0)
-            self._copy.advance(due * self._info.time_base - shift_s, shift_s)
+            self._copy.advance(due * self._info.time_base, self._shifts_s)
         packet.stream = self._stream
         self._output.mux(packet)
 
-    def _failure(self, error: OSError) -> Exception:
+    def _failure(self, error: OSError | FFmpegError) -> Exception:
         cause = self._part.error or error
         if isinstance(cause, FFmpegError):
             return RunError(f"encoding {self.path} failed at frame {self.frames}: {cause.strerror or cause}")
@@ -243,9 +245,9 @@ class VideoWriter:
                 for packet in self._stream.codec_context.encode_lazy(None):  # a long flush can be interrupted
                     self._mux([packet])
                     held.check()
-                self._finish()
+                self._finish(held)
             self._flushed = True
-        except OSError as error:
+        except (OSError, FFmpegError) as error:
             self.abort()
             raise self._failure(error) from error
         except BaseException:
@@ -260,14 +262,19 @@ class VideoWriter:
         self._closed = True
         self._part.commit()
 
-    def _finish(self) -> None:
+    def _finish(self, held: HeldSignals) -> None:
         """Mux what was held back, and the container's end."""
         if self._last_packet is not None:
             self._mux_in_order(self._last_packet, None)
         if self._copy is not None:
-            self._copy.advance(None, self._shift_s or Fraction(0))
+            self._copy.advance(None, self._shifts_s, held)
             self._copy.close()
             self.notes += self._copy.notes
+        if len(self._shifts_s) > 1:
+            count = len(self._shifts_s)
+            self.notes.append(
+                f"the source's clock begins again on the way: its {count} clips were put one behind the other"
+            )
         if self._moved:
             self.notes.append(
                 f"{self._moved} frames came at or before the one in front of them and were moved by a tick"

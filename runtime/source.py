@@ -33,7 +33,8 @@ class VideoReader:
 
     Iterating again starts again. Not thread-safe: one thread iterates. Frames own their planes and may outlive it.
     `start_s` and `stop_s` count from the beginning of the file: frames with start_s <= time < stop_s are given.
-    `broken_packets` counts, after an iteration, packets that could not be decoded.
+    `broken_packets` counts, after an iteration, packets that could not be decoded, and `frames_missing`, after one of the whole file,
+    those of the `frames_promised` by its index that were not there.
     Raises MediaError for what cannot be read; a size that changes on the way is one too.
     """
 
@@ -46,7 +47,7 @@ class VideoReader:
         threads: int = 0,
     ) -> None:
         self.path = os.fspath(path)
-        self.broken_packets = 0
+        self.broken_packets = self.frames_missing = 0
         _check_range(start_s, stop_s)
         self._start_s, self._stop_s, self._threads = exact_s(start_s), exact_s(stop_s), threads
         with open_input(self.path) as container:
@@ -54,6 +55,7 @@ class VideoReader:
             self._stream_index = stream.index
             facts = _StreamFacts(container, stream)
         self._pictures: Iterator[av.VideoFrame] | None = self._decoded()
+        self.frames_promised = facts.frames_promised
         self._origin_s, self._time_base, self._rate = facts.origin_s, facts.time_base, facts.average_rate
         first = next(self._pictures, None)
         if first is None:
@@ -166,7 +168,7 @@ class VideoReader:
             if seek_s is not None and stream.time_base:
                 try:
                     container.seek(int((seek_s + self._origin_s) / stream.time_base), stream=stream)
-                except FFmpegError:
+                except (FFmpegError, OverflowError):  # the latter for a time that no clock has
                     return
             sent = received = 0
             for packet in packets(container, stream):
@@ -180,6 +182,8 @@ class VideoReader:
                     continue
                 received += len(pictures)
                 yield from pictures
+            if seek_s is None:
+                self.frames_missing = max(0, self.frames_promised - sent)
             try:
                 pictures = context.decode(None)
             except FFmpegError as error:
@@ -207,6 +211,8 @@ class _StreamFacts:
             self.duration_s = container.duration / av.time_base
         count = stream.frames or (self.duration_s and self.average_rate and round(self.duration_s * self.average_rate))
         self.frame_count_estimate = int(count) if count else None
+        shown = sum(not entry.is_discard for entry in stream.index_entries) if stream.frames else 0
+        self.frames_promised = min(stream.frames, shown)
         self.has_audio = bool(container.streams.audio)
         self.origin_s = Fraction(container.start_time or 0, av.time_base)
         self.sample_aspect_ratio = stream.sample_aspect_ratio or None

@@ -75,7 +75,9 @@ def find_part(folder: str | os.PathLike[str], name: str) -> Part:
         known = config if inside is root else f"{name}/{config}"
         raise BundleError(f"{root} has no {known}: give a diffusers repository ({INDEX}) or the folder of its {name}")
     content = read_json(inside / config)
-    kind = content.get("_class_name") or next(iter(content.get("architectures") or []), None)
+    architectures = content.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    kind = content.get("_class_name") or first
     if isinstance(kind, str) and not kind.startswith(_CLASSES.get(name, "")):
         raise BundleError(f"{inside} is the folder of a part of class {kind}, not of a {name}: give its own folder")
     files = () if name in NO_WEIGHTS else _weight_files(inside, name)

@@ -26,6 +26,7 @@ SUFFIXES = (".npy", ".pt", ".pth")
 T_MAX = 500  # half the schedule, as note 000's partial denoising
 UNIT_RANGE, OTHER_RANGE = 8.0, 4.0
 TARGET_RANGE = (-1.0, 2.0)
+_NUMPYS_OWN = ("file", "allow_pickle")  # arguments of np.savez, beside which the names of its arrays stand
 _STYLEGAN1 = re.compile(r"(stylegan|pggan)_(celebahq|ffhq)_\w+_boundary")
 
 
@@ -70,6 +71,8 @@ def direction_edits(paths: Sequence[Path]) -> DirectionEdits:
         key = name if names.count(name) == 1 else f"{file.parent.name}_{name}"
         if key in edits or "=" in key:
             raise BundleError(f"{file}: a second direction would have the name {key!r}: rename one file")
+        if key in _NUMPYS_OWN:
+            raise BundleError(f"{file}: a direction cannot have the name {key!r}: rename the file")
         directions[key] = dw
         edits[key] = {
             "description": f"{name.replace('_', ' ').capitalize()}: the published direction {file.parent.name}/{file.name}.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from mien.engine.checkpoints.directions import (
@@ -57,12 +58,12 @@ def read_directions(
 def _read(file: Path) -> Any:
     if not file.is_file():
         raise BundleError(f"there is no file {file}")
-    try:
-        if file.suffix == ".npy":
-            return np.load(file, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise BundleError(f"{file} cannot be read as plain numbers ({reason}): download it again") from error
+    if file.suffix == ".npy":
+        try:  # mapped, so that a header which promises more numbers than there are takes no memory
+            return np.array(open_memmap(file, mode="r"))
+        except Exception as error:  # a damaged header can raise anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise BundleError(f"{file} cannot be read as plain numbers ({reason}): download it again") from error
     if file.suffix in (".pt", ".pth"):
         content = None if is_safetensors(file) else read_pickle(file)
         if not isinstance(content, Tensor | list | Mapping):

@@ -40,7 +40,7 @@ def e4e(raw: Raw, source: str) -> FaceNetwork:
             f"{source}: opts.encoder_type is {kind!r}, expected 'Encoder4Editing': this is another encoder of the pSp"
             " family, whose styles are not offsets to the first: give e4e_ffhq_encode.pt"
         )
-    flat = flatten(raw)
+    flat = flatten(raw, source)
     state = {key.removeprefix("encoder."): tensor for key, tensor in flat.items() if not key.startswith("decoder.")}
     if (mean := state.get("latent_avg")) is not None and mean.ndim:
         rows = mean.reshape(-1, mean.shape[-1])
@@ -59,7 +59,7 @@ def e4e(raw: Raw, source: str) -> FaceNetwork:
 
 def wplus_projection(raw: Raw, source: str) -> FaceNetwork:
     """`wplus_adapter.bin`: the dict `w_proj`; its `wplus_adapter` belongs to the UNet's attention."""
-    flat = flatten(raw)
+    flat = flatten(raw, source)
     state = {key.removeprefix("w_proj."): tensor for key, tensor in flat.items() if key.startswith("w_proj.")}
     if not state:
         have = sign(flat) or f"keys like {next(iter(flat), 'none')!r}"
@@ -74,7 +74,7 @@ def wplus_projection(raw: Raw, source: str) -> FaceNetwork:
 
 def ir_se50(raw: Raw, source: str) -> FaceNetwork:
     """`model_ir_se50.pth`: a plain state dict."""
-    state = flatten(raw)
+    state = flatten(raw, source)
     found = {"channels": _ir_se_channels(state)}
     name, wanted = "model_ir_se50.pth", "the ArcFace IR-SE50"
     return fit(source, name, IrSe50, state, found, wanted=wanted, cause=_ir_se_cause)
@@ -82,7 +82,7 @@ def ir_se50(raw: Raw, source: str) -> FaceNetwork:
 
 def iresnet(raw: Raw, source: str) -> FaceNetwork:
     """insightface's `backbone.pth` of an r50: a plain state dict. The deeper and shallower ones are read too."""
-    state = flatten(raw)
+    state = flatten(raw, source)
     units = [{key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")} for stage in (1, 2, 3, 4)]
     found = {
         "channels": tuple(width(state, f"layer{stage}.0.conv1.weight") for stage in (1, 2, 3, 4)),
@@ -94,7 +94,7 @@ def iresnet(raw: Raw, source: str) -> FaceNetwork:
 
 def bisenet(raw: Raw, source: str) -> FaceNetwork:
     """`79999_iter.pth`: a plain state dict. The two heads that only training reads are dropped."""
-    flat = flatten(raw)
+    flat = flatten(raw, source)
     state = {key: tensor for key, tensor in flat.items() if not key.startswith(("conv_out16.", "conv_out32."))}
     context = width(state, "cp.conv_avg.conv.weight")
     channels = tuple(width(state, f"cp.resnet.layer{stage}.0.conv1.weight") for stage in (1, 2, 3, 4))
@@ -116,7 +116,7 @@ def landmarks_mobilenet(raw: Raw, source: str) -> FaceNetwork:
 
     The network's ImageNet copy (pretrain_net), which shares its weights, is dropped.
     """
-    state = {key: tensor for key, tensor in flatten(raw).items() if not key.startswith("pretrain_net.")}
+    state = {key: tensor for key, tensor in flatten(raw, source).items() if not key.startswith("pretrain_net.")}
     first = [1 + sum(REPEATS[:stage]) for stage in range(len(REPEATS))]
     stages = tuple(width(state, f"base_net.0.{k}.conv.{2 if k > 1 else 1}.weight") for k in first)
     stem, last = width(state, "base_net.0.0.0.weight"), width(state, "base_net.0.18.0.weight")
@@ -130,7 +130,7 @@ def landmarks_mobilenet(raw: Raw, source: str) -> FaceNetwork:
 
 def landmarks_pfld(raw: Raw, source: str) -> FaceNetwork:
     """`pfld_model_best.pth.tar` (`state_dict`). A norm that the network never used (bn8) is dropped."""
-    state = {key: tensor for key, tensor in flatten(raw).items() if not key.startswith("bn8.")}
+    state = {key: tensor for key, tensor in flatten(raw, source).items() if not key.startswith("bn8.")}
     first, second = width(state, "conv1.weight"), width(state, "conv4_1.conv.6.weight")
     scales = [width(state, key) for key in ("conv6_1.conv.6.weight", "conv7.0.weight", "conv8.weight")]
     found = {"widths": (first, second, *scales)}
@@ -140,7 +140,7 @@ def landmarks_pfld(raw: Raw, source: str) -> FaceNetwork:
 
 def landmarks_mobilefacenet(raw: Raw, source: str) -> FaceNetwork:
     """`mobilefacenet_model_best.pth.tar` (`state_dict`)."""
-    state = flatten(raw)
+    state = flatten(raw, source)
     layers = ("conv1.conv.weight", "conv_34.project.conv.weight", "conv_6_sep.conv.weight")
     found = {"widths": tuple(width(state, key) for key in layers)}
     name, cause = "mobilefacenet_model_best.pth.tar", _points_cause("output_layer.linear.weight")
@@ -154,7 +154,7 @@ def landmarks(raw: Raw, source: str) -> FaceNetwork:
         "PFLD": landmarks_pfld,
         "MobileFaceNet": landmarks_mobilefacenet,
     }
-    have = sign(flatten(raw))
+    have = sign(flatten(raw, source))
     if have not in readers:
         what = f"is {have}" if have else "holds none of them"
         raise BundleError(f"{source} {what}: a landmark network is one of {', '.join(readers)}")
@@ -164,7 +164,7 @@ def landmarks(raw: Raw, source: str) -> FaceNetwork:
 def identity(raw: Raw, source: str) -> FaceNetwork:
     """Whichever of the two ArcFace networks a file holds; they want different crops."""
     readers = {"the ArcFace IR-SE50": ir_se50, "an iresnet of insightface": iresnet}
-    have = sign(flatten(raw))
+    have = sign(flatten(raw, source))
     if have not in readers:
         what = f"is {have}" if have else "holds none of them"
         raise BundleError(f"{source} {what}: an identity network is one of {', '.join(readers)}")

@@ -60,8 +60,9 @@ def header(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             entries = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         for key, entry in entries.items():
-            if key != "__metadata__":
-                int(entry["data_offsets"][1])
+            end = 0 if key == "__metadata__" else entry["data_offsets"][1]
+            if type(end) is not int or end < 0 or not isinstance(entry, dict):
+                raise ValueError(f"the entry {key!r}")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise BundleError(f"{file} is damaged: its .safetensors header cannot be read: download it again") from error
     return dict(entries)
@@ -73,6 +74,8 @@ def _check_zip(file: Path) -> None:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise truncated(file, f"{file.stat().st_size:,} bytes, without the archive's end") from error
+    except Exception as error:  # a damaged archive can raise anything
+        raise BundleError(f"{file} is damaged: its zip archive cannot be read: download it again") from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise BundleError(f"{file} is a TorchScript program: mien does not run code from a checkpoint, {SAFE_VERSION}")
     if not any(name.endswith("data.pkl") for name in names):

@@ -52,7 +52,8 @@ def add_adapter(draft: Draft, wplus: Path, e4e: Path, layout: Layout) -> dict[st
             f"{wplus} makes tokens {width} wide, the UNet reads {layout.cross_attention_dim}: the W+ Adapter is for SD1.5"
         )
     prefix = "wplus_adapter."
-    published = {key.removeprefix(prefix): tensor for key, tensor in flatten(raw).items() if key.startswith(prefix)}
+    flat = flatten(raw, str(wplus))
+    published = {key.removeprefix(prefix): tensor for key, tensor in flat.items() if key.startswith(prefix)}
     weights = wplus_weights(published, layout, str(wplus))
     _add_face(draft, "w_projection", wplus, projection)
     draft.came_from("wplus", (wplus,))

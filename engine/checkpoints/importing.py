@@ -43,6 +43,10 @@ _NEEDS = {
     5: "the UNet reads depth: method pix2video needs a depth network, give --depth",
     9: "the UNet is for inpainting, which no method of mien uses",
 }
+_AVERAGED = {
+    True: "the UNet's weights are the averaged ones of its checkpoint (model_ema)",
+    False: "the UNet's checkpoint also has averaged weights (model_ema), which were not taken: --ema takes them",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,15 @@ def import_bundle(
 
 def _fill(draft: Draft, name: str, sources: Sources) -> dict[str, Any]:
     """Write every file of the bundle but its manifest, which is the answer."""
-    settings, parts = draft.settings, Parts()
+    settings, parts = draft.settings, Parts(ema=draft.settings.ema)
     draft.tell(f"reading {sources.unet.name}")
     text_path = sources.text_encoder or _beside(parts, sources.unet, "text_encoder")
     tokenizer = _tokenizer(sources)
     edits = direction_edits(sources.directions)
     unet = parts.read(sources.unet, "unet")
     layout = unet_layout(unet)
+    if parts.averaged(sources.unet):
+        draft.notes.append(_AVERAGED[settings.ema])
     if layout.in_channels in _NEEDS and sources.depth is None:
         draft.notes.append(_NEEDS[layout.in_channels])
     scheduler = scheduler_config(sources.unet)
@@ -189,7 +195,7 @@ def _fused(
     for path, scale in sources.loras:
         draft.tell(f"fusing {path.name}")
         lora = read_weights(path)
-        states = fuse(states, lora, scale, str(path), metadata=lora_metadata(path, lora)).states
+        states = fuse(states, lora, scale, str(path), metadata=lora_metadata(path, lora))
     if sources.loras:
         draft.came_from("lora", [path for path, _ in sources.loras])
     return states["unet"], states["text_encoder"]

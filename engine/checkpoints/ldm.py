@@ -77,6 +77,11 @@ def part_names(state: State) -> tuple[str, ...]:
     return tuple(part for part in _PREFIXES if _holds(state, part))
 
 
+def has_averaged(state: State) -> bool:
+    """Whether a checkpoint holds averaged weights of its UNet."""
+    return _has(state, "model_ema.diffusion_model")
+
+
 def convert(state: State, part: str, *, ema: bool = False) -> dict[str, Tensor]:
     """One part of a checkpoint by diffusers' keys; keys nobody knows stay as they are, for the shape check to name.
 
@@ -198,7 +203,7 @@ def _averaged(state: State) -> dict[str, Tensor]:
         if key.startswith(prefix):
             flat = "model_ema." + key.removeprefix("model.").replace(".", "")
             if flat not in state:
-                raise BundleError(f"the checkpoint has no averaged weights (no {flat!r}): import it without them")
+                raise BundleError(f"the checkpoint has no averaged weights (no {flat!r}): leave out --ema")
             averaged[key.removeprefix(prefix)] = state[flat]
     return averaged
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +28,6 @@ State = Mapping[str, Tensor]
 
 _SETTINGS = "lora_adapter_metadata"  # diffusers' key of PEFT's settings
 _PEFT = "base_model.model."  # begins every key of a file that PEFT itself saved
-
-
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """Weights with a LoRA in them.
-
-    states: part -> key -> weight, new dicts that share the weights nothing was added to. layers: part -> how many
-    weights were changed. left_out: the LoRA's layers for parts that were not given (its text encoder, mostly).
-    """
-
-    states: Mapping[str, dict[str, Tensor]]
-    layers: Mapping[str, int]
-    left_out: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -60,12 +48,13 @@ def fuse(
     what: str = "the LoRA",
     *,
     metadata: Mapping[str, str] | None = None,
-) -> Fused:
-    """Add a LoRA to the weights of `unet` and `text_encoder`, or of one of them; the inputs are not changed.
+) -> dict[str, dict[str, Tensor]]:
+    """Weights of `unet` and `text_encoder`, or of one of them, with a LoRA added: new dicts that share what nothing was added to.
 
-    states: part -> weights by diffusers' keys. lora: the file's tensors. alpha comes from the file, or from
-    `metadata` (diffusers' `lora_adapter_metadata`), else it is the rank. Raises BundleError if a layer has no weight
-    to go to, does not fit it, or is of a kind that is not read (LoHa, LoKr, DoRA).
+    states: part -> weights by diffusers' keys. lora: the file's tensors; its layers for parts that are not given (its text
+    encoder, mostly) are left out. alpha comes from the file, or from `metadata` (diffusers' `lora_adapter_metadata`), else
+    it is the rank. Raises BundleError if a layer has no weight to go to, does not fit it, adds what is not finite, or is of
+    a kind that is not read (LoHa, LoKr, DoRA).
     """
     if not math.isfinite(scale):
         raise BundleError(f"{what}: the scale {scale} must be a finite number")
@@ -87,9 +76,9 @@ def fuse(
     fused = {part: dict(state) for part, state in states.items()}
     for (part, key), layer in targets.items():
         weight = fused[part][key]
-        alpha = layer.alpha if layer.alpha is not None else _alpha(settings, part, key.removesuffix(".weight"))
+        alpha = layer.alpha if layer.alpha is not None else _alpha(settings, part, key.removesuffix(".weight"), what)
         fused[part][key] = _add(weight, layer, scale, alpha, f"{what}: {layer.name!r}")
-    return Fused(fused, {part: sum(p == part for p, _ in targets) for part in states}, tuple(left_out))
+    return fused
 
 
 def lora_metadata(path: Path, lora: State) -> dict[str, str]:
@@ -120,7 +109,7 @@ def _layers(lora: State, what: str) -> dict[tuple[str, str], _Layer]:
         if role == "alpha":
             if tensor.numel() != 1:
                 raise BundleError(f"{what}: {key!r} is {tuple(tensor.shape)}, one number is expected")
-            layer.alpha = float(tensor)
+            layer.alpha = _number(tensor.item(), f"{what}: {key!r}")
         elif getattr(layer, role) is not None:
             raise BundleError(f"{what}: {key!r} gives the layer {name!r} a second time")
         else:
@@ -139,7 +128,7 @@ def _add(weight: Tensor, layer: _Layer, scale: float, alpha: float | None, what:
     down, up = layer.down.float(), layer.up.float()
     rank, mid = down.shape[0], layer.mid
     inner = (rank, rank) if mid is None else tuple(mid.shape[:2])
-    if min(down.ndim, up.ndim) < 2 or (up.flatten(1).shape[1], rank) != inner:
+    if min(down.ndim, up.ndim) < 2 or not rank or (up.flatten(1).shape[1], rank) != inner:
         raise BundleError(f"{what}: up {tuple(up.shape)} and down {tuple(down.shape)} are not of one rank")
     if mid is None:
         delta, shape = up.flatten(1) @ down.flatten(1), (up.shape[0], *down.shape[1:])
@@ -150,8 +139,10 @@ def _add(weight: Tensor, layer: _Layer, scale: float, alpha: float | None, what:
         have, wanted = (FAMILIES.get(s[1]) if len(s) > 1 else None for s in (shape, weight.shape))
         cause = f"it was made for {have}, this is {wanted}" if have and wanted else "it was made for another model"
         raise BundleError(f"{what} is {tuple(shape)} for a weight of {tuple(weight.shape)}: {cause}")
-    strength = scale * ((rank if alpha is None else alpha) / rank)
-    return (weight.float() + strength * delta.reshape(weight.shape)).to(weight.dtype)
+    change = scale * ((rank if alpha is None else alpha) / rank) * delta.reshape(weight.shape)
+    if not change.isfinite().all():
+        raise BundleError(f"{what} adds numbers that are not finite: download the file again")
+    return (weight.float() + change).to(weight.dtype)
 
 
 def _squeezed(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:
@@ -162,7 +153,7 @@ def _squeezed(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:
 def _settings(metadata: Mapping[str, str], what: str) -> dict[str, object]:
     try:
         settings = json.loads(metadata.get(_SETTINGS, "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{what}: its {_SETTINGS} is not JSON: {error}") from error
     for key, value in settings.items() if isinstance(settings, dict) else ():
         if key.rpartition(".")[2] in ("use_dora", "use_rslora", "lora_bias") and value:
@@ -170,14 +161,20 @@ def _settings(metadata: Mapping[str, str], what: str) -> dict[str, object]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _alpha(settings: Mapping[str, object], part: str, module: str) -> float | None:
+def _alpha(settings: Mapping[str, object], part: str, module: str, what: str) -> float | None:
     """alpha of a module by PEFT's settings: a pattern that is the module's name or its end, else lora_alpha."""
     patterns = settings.get(f"{part}.alpha_pattern")
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         if f".{module}".endswith("." + str(pattern).removeprefix("^")):
-            return float(value)
+            return _number(value, f"{what}: {part}.alpha_pattern of {module!r}")
     value = settings.get(f"{part}.lora_alpha")
-    return float(value) if isinstance(value, int | float) else None
+    return None if value is None else _number(value, f"{what}: {part}.lora_alpha")
+
+
+def _number(value: object, what: str) -> float:
+    if not (isinstance(value, int | float) and abs(value) <= sys.float_info.max) or isinstance(value, bool):
+        raise BundleError(f"{what} is {str(value)[:40]}, a finite number is expected")
+    return float(value)
 
 
 def _listed(names: list[str]) -> str:

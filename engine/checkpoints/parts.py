@@ -56,9 +56,10 @@ class Autoencoder:
 
 
 class Parts:
-    """Reads parts; a single file that holds several of them is read once."""
+    """Reads parts; a single file that holds several of them is read once. ema: the UNet's averaged weights, see `ldm.convert`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ema: bool = False) -> None:
+        self._ema = ema
         self._files: dict[Path, dict[str, Tensor]] = {}
 
     def holds(self, path: Path, name: str) -> bool:
@@ -67,13 +68,21 @@ class Parts:
             return (path / INDEX).is_file() and name in part_names(path) and (path / name).is_dir()
         return name in ldm.part_names(self._read(path))
 
+    def averaged(self, path: Path) -> bool:
+        """Whether a single file also holds averaged weights of its UNet."""
+        return not path.is_dir() and ldm.has_averaged(self._read(path))
+
     def read(self, path: Path, name: str) -> Part:
         """unet, vae, text_encoder or controlnet of a repository, a part's folder or a single file. Raises BundleError."""
         if path.is_dir():
+            if self._ema and name == "unet":
+                raise BundleError(
+                    f"--ema is for a single file that holds both weights, {path} is a folder: leave it out"
+                )
             found = find_part(path, name)
             return Part(found.read(), found.config, found.files, str(found.folder))
         try:
-            state = ldm.convert(self._read(path), name)
+            state = ldm.convert(self._read(path), name, ema=self._ema)
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from None
         shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import pickle
 import re
@@ -26,6 +27,9 @@ from mien.engine.checkpoints.file_format import SAFE_VERSION, header, is_safeten
 from mien.engine.errors import BundleError, RunError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "params_ema")
+_MOST_ENTRIES = (
+    100_000  # of all dicts together, as often as each is met; the largest published checkpoints have some thousands
+)
 
 
 class _Inert:
@@ -63,7 +67,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     A `state_dict` is unwrapped (tensors beside it are kept), other nested dicts are joined with dots, a `module.` that
     every key begins with is dropped. Raises BundleError.
     """
-    weights = flatten(read_nested(path))
+    weights = flatten(read_nested(path), str(path))
     if not weights:
         raise BundleError(f"{path} holds no weights: no tensor was found in it")
     return weights
@@ -123,12 +127,15 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return {key: str(value) for key, value in (header(file).get("__metadata__") or {}).items()}
 
 
-def flatten(nested: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Every tensor of nested dicts by one flat key, as `read_weights` describes. Raises BundleError for a key twice."""
+def flatten(nested: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    """Every tensor of nested dicts by one flat key, as `read_weights` describes. source: what messages call them.
+
+    Raises BundleError for a key twice, dicts without end and tensors that are not plain numbers.
+    """
     try:
-        return _flatten(nested)
+        return _flatten(nested, source)
     except RecursionError:
-        raise BundleError("the checkpoint's dicts are nested without end: download it again") from None
+        raise BundleError(f"{source}: its dicts are nested without end: download it again") from None
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
@@ -169,32 +176,41 @@ def write_safetensors(
             Path(temporary).unlink(missing_ok=True)
 
 
-def _flatten(nested: Mapping[str, Any]) -> dict[str, Tensor]:
+def _flatten(nested: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     for name in _WRAPPERS:
         inner = nested.get(name)
         if isinstance(inner, Mapping):
-            beside = {key: value.detach() for key, value in nested.items() if isinstance(value, Tensor)}
-            return _united(beside, _flatten(inner).items())
-    flat = _united({}, _leaves(nested, ""))
+            beside = ((key, value) for key, value in nested.items() if isinstance(value, Tensor))
+            return _united(itertools.chain(beside, _flatten(inner, source).items()), source)
+    flat = _united(_leaves(nested, "", itertools.count(1), source), source)
     if flat and all(key.startswith("module.") for key in flat):
         return {key.removeprefix("module."): tensor for key, tensor in flat.items()}
     return flat
 
 
-def _united(flat: dict[str, Tensor], more: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    for key, tensor in more:
+def _united(tensors: Iterable[tuple[str, Tensor]], source: str) -> dict[str, Tensor]:
+    flat: dict[str, Tensor] = {}
+    for key, tensor in tensors:
         if key in flat:
-            raise BundleError(f"the checkpoint holds the key {key!r} twice")
+            raise BundleError(f"{source} holds the key {key!r} twice")
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            kind = f"{tensor.dtype}, {tensor.layout}, on the device {tensor.device}"
+            raise BundleError(f"{source}: {key!r} is not an array of plain numbers ({kind}): {SAFE_VERSION}")
         flat[key] = tensor.detach()
     return flat
 
 
-def _leaves(nested: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _leaves(
+    nested: Mapping[Any, Any], prefix: str, entries: Iterator[int], source: str
+) -> Iterator[tuple[str, Tensor]]:
+    """entries: counts those met, as dicts that lie in each other twice and twice again are met 2^n times."""
     for key, value in nested.items():
+        if next(entries) > _MOST_ENTRIES:
+            raise BundleError(f"{source} holds more than {_MOST_ENTRIES:,} entries: it is no published checkpoint")
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value
         elif isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.", entries, source)
 
 
 def _damaged(file: Path, error: Exception) -> BundleError:

@@ -72,11 +72,13 @@ class Sources:
 class Settings:
     """How the bundle is to be used. sampling: a name of `sampling.PRESETS`; None: the UNet's own, `lcm` with a guidance
     embedding, else `ddim`. prediction: epsilon or v_prediction; None: what the scheduler's config says or the family does.
-    crop_px: side of the crop, a multiple of 8. licences: part -> text.
+    ema: the averaged weights of a UNet's training checkpoint in place of the last ones. crop_px: side of the crop, a
+    multiple of 8. licences: part -> text.
     """
 
     sampling: str | None = None
     prediction: str | None = None
+    ema: bool = False
     crop_px: int = 512
     licences: Mapping[str, str] = field(default_factory=dict)
 

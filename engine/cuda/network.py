@@ -96,7 +96,7 @@ class CapturedNetwork(TorchNetwork):
     def warm_up(self, batch_sizes: Sequence[int], sizes: Mapping[str, int] | None = None) -> None:
         """Capture graphs for batches "B", the largest first, whose memory the others share.
 
-        sizes: of the spec's other named dimensions, such as `sd_sizes.named_sizes` gives. Raises InputError for one that lacks.
+        sizes: of the spec's other named dimensions, such as "H", "T" and "M0". Raises InputError for one that lacks.
         """
         for batch in sorted(set(batch_sizes), reverse=True):
             given = {**(sizes or {}), "B": batch}

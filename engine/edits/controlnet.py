@@ -75,10 +75,12 @@ def controlled(control: str, view: View) -> FrameInputs:
 def prompted(
     model: StableDiffusion, spec: EditSpec, scale: float, source_prompt: str, conditioning_scale: float = 1.0
 ) -> dict[str, Condition]:
-    """The conditions of `cfg_weights`, and `source`, what the source shows."""
+    """The conditions of `cfg_weights`, and `source`, what the source shows. scale: what a UNet is told of the prompt alone."""
     texts = {"none": spec.negative_prompt, "text": spec.prompt, "source": source_prompt}
     return {
-        name: model.condition(model.text(text), guidance=scale - 1, conditioning_scale=conditioning_scale)
+        name: model.condition(
+            model.text(text), guidance=scale - 1 if name == "text" else 0.0, conditioning_scale=conditioning_scale
+        )
         for name, text in texts.items()
     }
 

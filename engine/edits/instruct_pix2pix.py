@@ -17,7 +17,7 @@ from mien.engine.edits import read_options
 from mien.engine.guidance import dual_weights
 from mien.engine.latent_model import Condition, FrameInputs
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import PromptEdit, Recipe, bind_model, guidance_scale
+from mien.engine.prompt_edit import PromptEdit, Recipe, bind_model, guidance_scale, mixing_scale
 from mien.engine.spec import EditSpec, check_number
 from mien.engine.stable_diffusion import StableDiffusion
 from mien.engine.thrift import Thrift
@@ -42,7 +42,7 @@ class InstructPix2Pix(PromptEdit):
     @classmethod
     def edited(cls, spec: EditSpec, manifest: Manifest) -> Weights:
         """Text and picture guided apart."""
-        return dual_weights(guidance_scale(spec, manifest), read_options(Options, spec).image_guidance_scale)
+        return dual_weights(mixing_scale(spec, manifest), read_options(Options, spec).image_guidance_scale)
 
     def __init__(self, spec: EditSpec, bundle: Bundle, networks: Mapping[str, Network]) -> None:
         model = bind_model(bundle, networks)
@@ -61,13 +61,15 @@ class InstructPix2Pix(PromptEdit):
 def instructed(
     model: StableDiffusion, spec: EditSpec, scale: float, conditioning_scale: float = 1.0
 ) -> dict[str, Condition]:
-    """The three conditions of `dual_weights`. conditioning_scale: of a ControlNet beside it."""
-    told: Any = {"guidance": scale - 1, "conditioning_scale": conditioning_scale}
+    """The three conditions of `dual_weights`. scale: what a UNet is told of the instruction alone. conditioning_scale: of a
+    ControlNet beside it.
+    """
+    told: Any = {"conditioning_scale": conditioning_scale}
     instruction, nothing = model.text(spec.prompt), model.text(spec.negative_prompt)
     return {
         "none": model.condition(nothing, sees_image=False, **told),
         "image": model.condition(nothing, **told),
-        "image_text": model.condition(instruction, **told),
+        "image_text": model.condition(instruction, guidance=scale - 1, **told),
     }
 
 

@@ -18,7 +18,7 @@ from mien.engine.edits.instruct_pix2pix import instructed
 from mien.engine.guidance import dual_weights
 from mien.engine.latent_model import FrameInputs
 from mien.engine.manifest import Manifest
-from mien.engine.prompt_edit import PromptEdit, Recipe, alone, bind_model, guidance_scale, in_channels
+from mien.engine.prompt_edit import PromptEdit, Recipe, alone, bind_model, guidance_scale, in_channels, mixing_scale
 from mien.engine.spec import EditSpec, check_choice, check_number
 from mien.engine.thrift import Thrift, refuse
 from mien.engine.types import Array
@@ -83,7 +83,7 @@ class Text2VideoZero(PromptEdit):
         """As InstructPix2Pix guides where the UNet is its own."""
         if in_channels(manifest) != 8:
             return super().edited(spec, manifest)
-        return dual_weights(guidance_scale(spec, manifest), read_options(Options, spec).image_guidance_scale)
+        return dual_weights(mixing_scale(spec, manifest), read_options(Options, spec).image_guidance_scale)
 
     @classmethod
     def in_order(cls, spec: EditSpec, manifest: Manifest) -> bool:

@@ -249,7 +249,8 @@ def kl_kwargs(config: Mapping[str, Any], source: str = "the VAE's config.json") 
     if not isinstance(widths, list | tuple) or not widths or not all(_is_count(width) for width in widths):
         raise BundleError(f"{source}: block_out_channels is {widths!r}, not a list of whole numbers above 0")
     for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        if (types := config.get(key)) is not None and list(types) != [kind] * len(widths):
+        types = config.get(key)
+        if types is not None and (not isinstance(types, list | tuple) or list(types) != [kind] * len(widths)):
             raise BundleError(
                 f"{source}: {key} is {types!r}, not {len(widths)} times {kind!r}: use a VAE of SD 1 or SD 2"
             )

@@ -76,6 +76,8 @@ def clip_text_kwargs(config: Mapping[str, Any], source: str = "the text encoder'
     Raises BundleError for what is no CLIP text encoder.
     """
     config = config.get("text_config", config)
+    if not isinstance(config, Mapping):
+        raise BundleError(f"{source}: text_config is {config!r}, not an object: use the text encoder of SD 1 or SD 2")
     kwargs: dict[str, Any] = {key: config.get(key, value) for key, value in SIZES.items()}
     kind = config.get("model_type", "clip_text_model")
     if kind not in ("clip_text_model", "clip"):
@@ -90,7 +92,7 @@ def clip_text_kwargs(config: Mapping[str, Any], source: str = "the text encoder'
             f"{source}: num_attention_heads {kwargs['num_attention_heads']} does not divide hidden_size {kwargs['hidden_size']}"
         )
     kwargs["hidden_act"] = config.get("hidden_act", "quick_gelu")
-    if kwargs["hidden_act"] not in ACTIVATIONS:
+    if kwargs["hidden_act"] not in tuple(ACTIVATIONS):
         raise BundleError(f"{source}: hidden_act is {kwargs['hidden_act']!r}, not one of {', '.join(ACTIVATIONS)}")
     kwargs["layer_norm_eps"] = config.get("layer_norm_eps", 1e-5)
     if not isinstance(kwargs["layer_norm_eps"], float) or not 0 < kwargs["layer_norm_eps"] < 1:

@@ -64,7 +64,7 @@ def import_model(
         str | None,
         typer.Option(
             metavar="PRESET",
-            help="lcm, lcm_lora, tcd, hyper_sd, hyper_sd_1step, sd_turbo, lightning or ddim. Unless told: ddim, or lcm"
+            help="lcm, lcm_lora, tcd, hyper_sd, hyper_sd_1step, sd_turbo or ddim. Unless told: ddim, or lcm"
             " for a UNet with a guidance embedding.",
             rich_help_panel=MODEL,
         ),
@@ -73,6 +73,9 @@ def import_model(
         str | None,
         typer.Option(metavar="epsilon|v_prediction", help="If no scheduler's config says it.", rich_help_panel=MODEL),
     ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="The averaged weights of a training checkpoint.", rich_help_panel=MODEL)
+    ] = False,
     wplus: Annotated[
         Path | None, typer.Option(metavar="FILE", help="wplus_adapter.bin, with --e4e.", rich_help_panel=FACES)
     ] = None,
@@ -140,7 +143,7 @@ def import_model(
         directions=tuple(directions or ()),
     )
     told = dict(_parse_licence(text) for text in licences or ())
-    settings = Settings(sampling=sampling, prediction=prediction, crop_px=crop, licences=told)
+    settings = Settings(sampling=sampling, prediction=prediction, ema=ema, crop_px=crop, licences=told)
     with told_on_terminal() as tell:
         done = import_bundle(name, sources, settings, bundles_folder(into), overwrite=overwrite, tell=tell)
     report(done)

@@ -32,10 +32,10 @@ from mien.engine.manifest import Architecture, NetworkSpec  # noqa: E402
 from mien.engine.networks.autoencoder_kl import KlDecoder, KlEncoder  # noqa: E402
 from mien.engine.networks.sd_controlnet import ControlNet  # noqa: E402
 from mien.engine.networks.sd_layout import Layout  # noqa: E402
-from mien.engine.networks.sd_sizes import named_sizes  # noqa: E402
 from mien.engine.networks.sd_unet import UNet  # noqa: E402
 from mien.engine.networks.taesd import TaesdDecoder, TaesdEncoder  # noqa: E402
 from mien.engine.types import TensorSpec  # noqa: E402
+from tests.network_sizes import named_sizes  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 

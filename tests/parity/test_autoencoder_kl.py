@@ -155,6 +155,7 @@ def test_old_names_become_todays():
         ({"block_out_channels": [32, 0]}, "block_out_channels is [32, 0]"),
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "down_block_types is"),
         ({"up_block_types": ["UpDecoderBlock2D"] * 3}, "up_block_types is"),
+        ({"down_block_types": 5}, "down_block_types is 5"),
         ({"layers_per_block": None}, "layers_per_block is None"),
         ({"latent_channels": 4.0}, "latent_channels is 4.0"),
         ({"norm_num_groups": 24}, "norm_num_groups 24 does not divide"),

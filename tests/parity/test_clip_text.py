@@ -162,6 +162,8 @@ def test_the_configs_of_sd():
         ({"num_attention_heads": 3}, "num_attention_heads 3 does not divide hidden_size 32"),
         ({"layer_norm_eps": None}, "layer_norm_eps is None"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"hidden_act": ["gelu"]}, "hidden_act is ['gelu']"),
+        ({"text_config": None}, "text_config is None"),
     ],
 )
 def test_a_config_it_cannot_do_is_refused(change: dict[str, Any], word: str):

@@ -12,10 +12,8 @@ from mien.engine.errors import EditError, ShapeError
 from mien.engine.guidance import (
     LATENT_GUIDANCE,
     blend_step,
-    cfg,
     cfg_weights,
     dual_weights,
-    guidance_embedding,
     guide_step,
     mix,
     residual_cfg,
@@ -62,10 +60,8 @@ def guided_eps(x0: Any, x: Any, t: int) -> Any:
 def test_cfg(scale: float, t: int) -> None:
     x, branches = draw(0, 2, 4, 6, 5), Branches()
     u, c = eps_of("none", x, t), eps_of("text", x, t)
-    two = cfg(lambda x, t: x0_of("text", x, t), lambda x, t: x0_of("none", x, t), scale)(x, t)
-    one = mix(branches, cfg_weights(scale))(x, t)
-    for x0 in (two, one):
-        np.testing.assert_allclose(guided_eps(x0, x, t), u + scale * (c - u), rtol=1e-7, atol=1e-9)
+    x0 = mix(branches, cfg_weights(scale))(x, t)
+    np.testing.assert_allclose(guided_eps(x0, x, t), u + scale * (c - u), rtol=1e-7, atol=1e-9)
     assert len(branches.asked) == 1 and len(branches.asked[0]) == (1 if scale in (0.0, 1.0) else 2)
 
 
@@ -110,12 +106,9 @@ def published_residual(
         x = [a[0] * latents + b[0] * noise[0], *buffer]
         stock = [noise[0], *stock[:-1]]
         eps_c = [eps_of("text", x[k], grid[k]) for k in range(n)]
-        if kind == "full":
-            eps_u = [eps_of("none", x[k], grid[k]) for k in range(n)]
-        else:
-            if kind == "initialize":
-                stock[0] = eps_of("none", x[0], grid[0])
-            eps_u = [delta * s for s in stock]
+        if kind == "initialize":
+            stock[0] = eps_of("none", x[0], grid[0])
+        eps_u = [delta * s for s in stock]
         eps = eps_c if kind == "none" else [u + scale * (c - u) for c, u in zip(eps_c, eps_u, strict=True)]
 
         def consistency(k: int, at: Any, noise_pred: Any) -> Any:
@@ -131,7 +124,7 @@ def published_residual(
 
 
 @pytest.mark.parametrize("grid", [(399, 299, 199, 99), (359, 99), (999, 679, 359, 99), (499,)])
-@pytest.mark.parametrize("kind", ["none", "full", "self", "initialize"])
+@pytest.mark.parametrize("kind", ["none", "self", "initialize"])
 @pytest.mark.parametrize(("scale", "delta"), [(1.2, 1.0), (1.6, 0.5)])
 def test_residual_cfg(kind: Any, grid: tuple[int, ...], scale: float, delta: float) -> None:
     """Frame by frame without a memory, against the published stream with its stock noise."""
@@ -149,7 +142,7 @@ def test_residual_cfg(kind: Any, grid: tuple[int, ...], scale: float, delta: flo
         x = SCHEDULE.add_noise(latents, noise[0], grid[0])
         got = sample_steps(step_lcm, denoiser, x, SCHEDULE, grid, noise[1:])
         assert np.abs(got - answer).max() < 1e-4 * np.abs(answer).max()
-    assert calls == {"none": 0, "self": 0, "initialize": 3, "full": 3 * len(grid)}[kind]
+    assert calls == {"none": 0, "self": 0, "initialize": 3}[kind]
 
 
 def test_residual_cfg_kinds_differ_and_scale_one_is_none() -> None:
@@ -161,11 +154,11 @@ def test_residual_cfg_kinds_differ_and_scale_one_is_none() -> None:
     def answer(kind: Any, scale: float) -> Any:
         return residual_cfg(kind, conditional, lambda x, t: x0_of("none", x, t), SCHEDULE, source, scale)(x, 499)
 
-    answers = [answer(kind, 1.4) for kind in ("none", "full", "self")]
+    answers = [answer(kind, 1.4) for kind in ("none", "initialize", "self")]
     assert min(np.abs(answers[i] - answers[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.05
     np.testing.assert_array_equal(answer("self", 1.0), conditional(x, 499))
     np.testing.assert_allclose(answer("self", 1.4), source + 1.4 * (conditional(x, 499) - source))
-    with pytest.raises(EditError, match="none, full, self, initialize"):
+    with pytest.raises(EditError, match="none, self, initialize"):
         answer("both", 1.4)
 
 
@@ -223,27 +216,3 @@ def test_masked_blending() -> None:
     outside = np.broadcast_to(mask == 0, SHAPE)
     np.testing.assert_array_equal(got[outside], source[outside])
     assert np.abs(got - source).max() > 0.1
-
-
-def test_guidance_embedding() -> None:
-    w = [0.0, 0.5, 6.5, 7.5]
-    got = guidance_embedding(w)
-    assert got.shape == (4, 256) and got.dtype == np.float32
-    for row, value in zip(got, w, strict=True):
-        for k in range(128):
-            angle = 1000 * value * math.exp(-math.log(10000) * k / 127)
-            assert row[k] == pytest.approx(math.sin(angle), abs=1e-6)
-            assert row[128 + k] == pytest.approx(math.cos(angle), abs=1e-6)
-    with pytest.raises(ShapeError):
-        guidance_embedding(w, 255)
-
-
-@pytest.mark.parametrize("dim", [256, 512])
-def test_guidance_embedding_is_diffusers(dim: int) -> None:
-    """But for the float32 angles that diffusers computes with, off by up to 5e-4 at w = 7.5."""
-    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
-    embed = diffusers.LatentConsistencyModelPipeline.get_guidance_scale_embedding
-    for w, tolerance in (([0.0, 0.5, 7.5], 2e-3), ([0.01], 1e-5)):
-        np.testing.assert_allclose(
-            guidance_embedding(w, dim), embed(None, torch.tensor(w), dim).numpy(), atol=tolerance
-        )

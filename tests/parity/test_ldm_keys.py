@@ -247,7 +247,7 @@ def test_averaged_weights() -> None:
     averaged = single_file.convert_ldm_unet_checkpoint(state, config, extract_ema=True)
     assert_same(convert(state, "unet", ema=True), averaged)
     assert_same(convert(state, "unet"), single_file.convert_ldm_unet_checkpoint(state, config))
-    with pytest.raises(BundleError, match="no averaged weights"):
+    with pytest.raises(BundleError, match="no averaged weights .* leave out --ema"):
         convert(weights(unet(SMALL, 64), UNET), "unet", ema=True)
 
 

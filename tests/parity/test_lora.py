@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from mien.engine.checkpoints.lora import Fused, fuse  # noqa: E402
+from mien.engine.checkpoints.lora import fuse  # noqa: E402
 from mien.engine.checkpoints.reading import read_metadata, read_weights, write_safetensors  # noqa: E402
 from tests.lora_layers import SCALE, Triple, assert_close, dotted, expected, kohya, processor  # noqa: E402
 
@@ -84,9 +84,8 @@ def test_every_form(form: str, linear: bool, alpha: bool) -> None:
     before = copy.deepcopy(state)
     layers = lora_for(NETS[linear], ATTENTION if "processors" in form else TARGETS, alpha)
     fused = fuse({"unet": state}, written(form, layers), SCALE)
-    assert_close(fused.states["unet"], expected(state, layers))
-    assert fused.layers == {"unet": len(layers)} and fused.left_out == ()
-    changed = {key for key in state if fused.states["unet"][key] is not state[key]}
+    assert_close(fused["unet"], expected(state, layers))
+    changed = {key for key in state if fused["unet"][key] is not state[key]}
     assert changed == {f"{name}.weight" for name in layers}
     assert all(torch.equal(state[key], before[key]) for key in before)
 
@@ -109,7 +108,7 @@ def test_kohya_names_as_diffusers_reads_them() -> None:
         for name in names
     }
     assert layers.keys() == lora_layers.keys()
-    assert_close(fuse({"unet": state}, lora, SCALE).states["unet"], expected(state, layers))
+    assert_close(fuse({"unet": state}, lora, SCALE)["unet"], expected(state, layers))
 
 
 @pytest.mark.parametrize("form", ["kohya", "PEFT in diffusers"])
@@ -132,7 +131,7 @@ def test_against_peft(form: str, linear: bool) -> None:
         warnings.simplefilter("ignore")
         net.load_lora_adapter(theirs, prefix="unet", network_alphas=alphas)
         net.fuse_lora(lora_scale=SCALE)
-    fused = fuse({"unet": NETS[linear].state_dict()}, lora, SCALE).states["unet"]
+    fused = fuse({"unet": NETS[linear].state_dict()}, lora, SCALE)["unet"]
     peft = {key.replace(".base_layer", ""): tensor for key, tensor in net.state_dict().items() if ".lora_" not in key}
     assert_close(fused, peft)
     ours = copy.deepcopy(NETS[linear])
@@ -161,9 +160,7 @@ def test_against_the_fusion_of_diffusers_itself() -> None:
             lora = kohya("down_blocks.0.x", inner.down.weight.detach(), inner.up.weight.detach(), 1.5)
             layer.set_lora_layer(inner)
             layer._fuse_lora(SCALE)
-            assert_close(
-                fuse({"unet": state}, lora, SCALE).states["unet"], {"down_blocks.0.x.weight": layer.weight.detach()}
-            )
+            assert_close(fuse({"unet": state}, lora, SCALE)["unet"], {"down_blocks.0.x.weight": layer.weight.detach()})
 
 
 def test_core_of_locon() -> None:
@@ -172,7 +169,7 @@ def test_core_of_locon() -> None:
     down, mid, up = (torch.randn(s, generator=random) for s in ((3, 6, 1, 1), (3, 3, 3, 3), (5, 3, 1, 1)))
     x, weight = torch.randn(2, 6, 7, 7, generator=random), torch.randn(5, 6, 3, 3, generator=random)
     lora = kohya("conv1", down, up, 6.0) | {"lora_unet_conv1.lora_mid.weight": mid}
-    fused = fuse({"unet": {"conv1.weight": weight}}, lora, SCALE).states["unet"]["conv1.weight"]
+    fused = fuse({"unet": {"conv1.weight": weight}}, lora, SCALE)["unet"]["conv1.weight"]
     conv = torch.nn.functional.conv2d
     chain = conv(conv(conv(x.double(), down.double()), mid.double()), up.double())
     assert_close({"y": conv(x, fused)}, {"y": conv(x.double(), weight.double()) + SCALE * 6 / 3 * chain})
@@ -184,7 +181,7 @@ def test_linear_matrices_for_a_1x1_convolution_and_back() -> None:
     for weight in (flat, square):
         for one in ((), (1, 1)):
             lora = kohya("proj_in", down.reshape(2, 6, *one), up.reshape(5, 2, *one), None)
-            fused = fuse({"unet": {"proj_in.weight": weight}}, lora, 1.0).states["unet"]["proj_in.weight"]
+            fused = fuse({"unet": {"proj_in.weight": weight}}, lora, 1.0)["unet"]["proj_in.weight"]
             assert fused.shape == weight.shape
             torch.testing.assert_close(fused.flatten(1), weight.flatten(1) + up @ down)
 
@@ -219,7 +216,7 @@ def test_text_encoder(form: str, prefix: str) -> None:
     lora, layers = text_lora(form)
     state = {f"{name}.weight": torch.randn(8, 8) for name in TEXT}
     fused = fuse({"text_encoder": {prefix + k.removeprefix("text_model."): v for k, v in state.items()}}, lora, SCALE)
-    ours = {"text_model." + k.removeprefix("text_model."): v for k, v in fused.states["text_encoder"].items()}
+    ours = {"text_model." + k.removeprefix("text_model."): v for k, v in fused["text_encoder"].items()}
     assert_close(ours, expected(state, layers))
 
 
@@ -229,10 +226,10 @@ def test_both_parts_and_what_is_left_out() -> None:
     lora, unet = written("kohya", layers) | text, NETS[False].state_dict()
     state = {f"{name}.weight": torch.randn(8, 8) for name in TEXT}
     fused = fuse({"unet": unet, "text_encoder": state}, lora, SCALE)
-    assert fused.layers == {"unet": len(layers), "text_encoder": len(text_layers)} and fused.left_out == ()
+    assert_close(fused["text_encoder"], expected(state, text_layers))
     alone = fuse({"unet": unet}, lora, SCALE)
-    assert alone.layers == {"unet": len(layers)} and set(alone.left_out) == {name.replace(".", "_") for name in TEXT}
-    assert_close(alone.states["unet"], fused.states["unet"])
+    assert set(alone) == {"unet"}
+    assert_close(alone["unet"], fused["unet"])
     with pytest.raises(BundleError, match="the LoRA has nothing for unet: it holds 'text_model_.*' and 1 more"):
         fuse({"unet": unet}, text, SCALE)
 
@@ -248,7 +245,17 @@ def test_alpha_of_diffusers_metadata() -> None:
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(settings)}
     fused = fuse({"unet": NETS[False].state_dict()}, written("PEFT in diffusers", layers), SCALE, metadata=metadata)
     known = {name: (down, up, 2.0 if name.endswith("attn2.to_k") else 8.0) for name, (down, up, _) in layers.items()}
-    assert_close(fused.states["unet"], expected(NETS[False].state_dict(), known))
+    assert_close(fused["unet"], expected(NETS[False].state_dict(), known))
+    for wrong, words in (
+        (json.dumps(settings | {"unet.lora_alpha": "4"}), "unet.lora_alpha is 4, a finite number"),
+        (json.dumps(settings | {"unet.lora_alpha": math.nan}), "unet.lora_alpha is nan, a finite number"),
+        (json.dumps(settings | {"unet.lora_alpha": 10**400}), "a finite number"),
+        (json.dumps(settings | {"unet.alpha_pattern": {"attn2.to_k": None}}), "attn2.to_k' is None, a finite number"),
+        ("[" * 100_000, "is not JSON"),
+    ):
+        with pytest.raises(BundleError, match=words):
+            told = {"lora_adapter_metadata": wrong}
+            fuse({"unet": NETS[False].state_dict()}, written("PEFT in diffusers", layers), SCALE, metadata=told)
     metadata["lora_adapter_metadata"] = json.dumps(settings | {"unet.use_dora": True})
     with pytest.raises(BundleError, match="unet.use_dora is set, which is not read"):
         fuse({"unet": NETS[False].state_dict()}, written("PEFT in diffusers", layers), SCALE, metadata=metadata)
@@ -257,15 +264,15 @@ def test_alpha_of_diffusers_metadata() -> None:
 def test_one_after_another_half_precision_and_back() -> None:
     state = {"conv_in.weight": torch.randn(5, 6).half()}
     one, two = (kohya("conv_in", torch.randn(2, 6), torch.randn(5, 2), 1.0) for _ in range(2))
-    fused = fuse({"unet": state}, one, 1.0).states
+    fused = fuse({"unet": state}, one, 1.0)
     assert fused["unet"]["conv_in.weight"].dtype == torch.float16
-    both = fuse(fused, two, 0.5).states["unet"]["conv_in.weight"].float()
+    both = fuse(fused, two, 0.5)["unet"]["conv_in.weight"].float()
     up, down = (f"lora_unet_conv_in.lora_{role}.weight" for role in ("up", "down"))
     deltas = [lora[up] @ lora[down] / 2 for lora in (one, two)]
     torch.testing.assert_close(
         both, state["conv_in.weight"].float() + deltas[0] + 0.5 * deltas[1], atol=2e-2, rtol=1e-2
     )
-    again = fuse(fused, one, -1.0).states["unet"]["conv_in.weight"]
+    again = fuse(fused, one, -1.0)["unet"]["conv_in.weight"]
     torch.testing.assert_close(again, state["conv_in.weight"], atol=1e-2, rtol=1e-2)
 
 
@@ -280,7 +287,7 @@ def test_from_files(tmp_path: Path) -> None:
     for name in ("lora.safetensors", "lora.pt"):
         path = tmp_path / name
         fused = fuse({"unet": state}, read_weights(path), SCALE, name, metadata=read_metadata(path))
-        assert_close(fused.states["unet"], expected(state, halves))
+        assert_close(fused["unet"], expected(state, halves))
 
 
 def one_layer(key: str, down: tuple[int, ...] = (2, 32), up: tuple[int, ...] = (32, 2)) -> dict[str, Any]:
@@ -313,6 +320,10 @@ HADA = {f"{Q}.hada_w1_a": torch.zeros(1), f"{Q}.hada_w1_b": torch.zeros(1)}
         ({f"{Q}.lora_up.weight": torch.zeros(32, 2)}, "has no down matrix"),
         ({f"{Q}.lora_down.weight": torch.zeros(2, 32)}, "has no up matrix"),
         (one_layer(Q, (3, 32)), "are not of one rank"),
+        (one_layer(Q, (0, 32), (32, 0)), "are not of one rank"),
+        (one_layer(Q) | {f"{Q}.alpha": torch.tensor(math.nan)}, "attn2_to_q.alpha' is nan, a finite number is expected"),
+        (one_layer(Q) | {f"{Q}.alpha": torch.tensor(1j)}, "a finite number is expected"),
+        (one_layer(Q) | {f"{Q}.lora_up.weight": torch.full((32, 2), math.inf)}, "adds numbers that are not finite"),
         (one_layer(Q) | {f"{Q}.alpha": torch.zeros(2)}, "one number is expected"),
         (one_layer(Q) | one_layer("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"), "a second time"),
         ({"conv_in.weight": torch.zeros(1), "up_blocks.0.x.weight": torch.zeros(1)}, "it is a UNet, not a LoRA"),
@@ -334,6 +345,5 @@ def test_width_of_another_family_and_scale() -> None:
         fuse({"unet": state}, lora, 1.0)
     with pytest.raises(BundleError, match="the scale nan must be a finite number"):
         fuse({"unet": state}, lora, math.nan)
-    assert isinstance(
-        fuse({"unet": state}, kohya("attn2.to_k", torch.zeros(2, 768), torch.zeros(4, 2), None), 0.0), Fused
-    )
+    lora = kohya("attn2.to_k", torch.ones(2, 768), torch.ones(4, 2), None)
+    assert_close(fuse({"unet": state}, lora, 0.0)["unet"], state)

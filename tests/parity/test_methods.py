@@ -69,9 +69,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bundle,
             depth=published.write_depth(root / "depth.onnx"),
         ),
     }
+    for kind, channels in (("lcm", 4), ("lcm instruct", 8)):
+        unet = published.write_repository(root / kind, in_channels=channels, time_cond_proj_dim=32)
+        sources[kind] = Sources(unet=unet, controlnet=plain.controlnet)
     config, out = EngineConfig(threads=1), {}
     for kind, parts in sources.items():
-        bundle = import_bundle(kind, parts, settings, root / "bundles").bundle
+        wanted = replace(settings, sampling="lcm") if kind.startswith("lcm") else settings
+        bundle = import_bundle(kind.replace(" ", "-"), parts, wanted, root / "bundles").bundle
         backends = {"onnx": "onnxruntime", "safetensors": "torch"}
         out[kind] = (
             bundle,
@@ -185,6 +189,39 @@ def test_residual_guidance_costs_a_row_less(bundles: Any) -> None:
         method.model.predict = lambda x, *args, seen=seen, predict=predict: (seen.append(len(x)), predict(x, *args))[1]
         run(method, views(1))
         assert seen == rows, kind
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "told"),
+    [
+        ("controlnet", "lcm", {"replace": [7.0], "delta": [0.0, 7.0]}),
+        ("pix2video", "lcm", {"replace": [7.0], "delta": [0.0, 7.0]}),
+        ("text2video_zero", "lcm", {"replace": [7.0], "delta": [0.0, 7.0]}),
+        ("instruct_pix2pix", "lcm instruct", {"replace": [0.0, 0.0, 7.0], "delta": [0.0, 0.0, 0.0, 7.0]}),
+        ("text2video_zero instruct", "lcm instruct", {"replace": [0.0, 0.0, 7.0], "delta": [0.0, 0.0, 0.0, 7.0]}),
+    ],
+)
+def test_a_whole_lcm_unet_is_guided_once(case: str, kind: str, told: dict[str, list[float]], bundles: Any) -> None:
+    """It is told the guidance of the prompted row, and no row without a prompt is run and mixed in beside it."""
+    bundle, networks = bundles[kind]
+    seen: list[list[float]] = []
+
+    class Unet:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(networks["unet"], name)
+
+        def __call__(self, **inputs: Array) -> Any:
+            seen.append(inputs["guidance"].tolist())
+            assert len(inputs["latents"]) == len(seen[-1])
+            return networks["unet"](**inputs)
+
+    for composition, rows in told.items():
+        spec = replace(CASES[case][1], guidance_scale=8.0, composition=composition)
+        method = methods.load(spec.method)(spec, bundle, {**networks, "unet": Unet()})
+        seen.clear()
+        run(method, views(1))
+        assert seen == [rows, rows], composition
+        assert list(method.recipe.edited.values())[-1] == 1.0, "the prompted row is not weighted once more"
 
 
 def test_the_guided_update_pulls_a_frame_towards_the_one_before(bundles: Any) -> None:

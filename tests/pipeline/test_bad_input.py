@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import struct
@@ -53,6 +54,10 @@ class Bench:
         path = self.folder / name
         path.write_bytes(content)
         return path
+
+    def pipe(self, name: str) -> Path:
+        os.mkfifo(self.folder / name)
+        return self.folder / name
 
     def bundle(self, change: Callable[[Path], object]) -> str:
         folder = Path(shutil.copytree(self.good_bundle, self.folder / "bundle"))
@@ -151,6 +156,8 @@ CASES: list[Case] = [
     ("cover only", lambda b: b.arguments(source=sound(b, cover=True)), 2, r"no video stream \(only audio, cover art\)"),
     ("one pixel", lambda b: b.arguments(source=b.make_clip("p.mkv", size=(1, 1), codec="ffv1")), 2, r"cannot hold the odd size 1x1"),
     ("odd size", lambda b: b.arguments(source=b.make_clip("o.mkv", size=(95, 63), codec="ffv1")), 2, r"odd size 95x63: use --codec ffv1"),
+    ("pipe", lambda b: b.arguments(source=b.pipe("in.mp4")), 2, r"in\.mp4 is a device or a pipe, not a file"),
+    ("pipe of a picture", lambda b: b.arguments(source=b.pipe("in.png"), out=b.out.with_suffix(".png")), 2, r"in\.png is a device"),
     ("folder", lambda b: b.arguments(source=b.folder), 2, r"is a folder: give the path of a video"),
     ("missing picture", lambda b: b.arguments(source=b.folder / "no.png", out=b.out.with_suffix(".png")), 2, r"no such file"),
     ("picture to video", lambda b: b.arguments(source=b.picture()), 2, r"IN .* is a picture and OUT .* a video"),
@@ -162,12 +169,17 @@ CASES: list[Case] = [
     ("read only", lambda b: b.arguments(out=read_only_folder(b) / "out.mp4"), 2, r"cannot (be written|create a file in)"),
     ("exists", existing, 2, r"out\.mp4 exists: give another name, or --overwrite"),
     ("same file", lambda b: b.arguments("--overwrite", out=b.clip), 2, r"is the input itself"),
+    ("same file by URL", lambda b: b.arguments("--overwrite", source=f"file://{b.clip}", out=b.clip), 2, r"is the input itself"),
     ("is a folder", lambda b: b.arguments(out=b.folder), 2, r"has the ending 'none'|is a folder"),
     ("ending", lambda b: b.arguments(out=b.out.with_suffix(".xyz")), 2, r"has the ending '\.xyz': use one of \.mp4"),
     ("no ending", lambda b: b.arguments(out=b.out.with_suffix("")), 2, r"has the ending 'none'"),
     ("mov with ffv1", lambda b: b.arguments("--codec", "ffv1", out=b.out.with_suffix(".mov")), 2, r"ffv1 does not go into \.mov"),
     ("report folder", lambda b: b.arguments("--report", str(b.folder / "no" / "r.json")), 2, r"folder .*/no does not exist"),
     ("report is OUT", lambda b: b.arguments("--report", str(b.out)), 2, r"the report and OUT are the same file"),
+    ("report is OUT by ..", lambda b: b.arguments("--report", f"{b.out.parent}/../results/out.mp4"), 2, r"the report and OUT are"),
+    ("report is beside", lambda b: b.arguments("--compare", "--report", f"{b.out}.compare.mp4"), 2, r"the report and the side-by-side are"),
+    ("report is a device", lambda b: b.arguments("--report", "/dev/full"), 2, r"/dev/full is a device or a pipe, not a file"),
+    ("OUT is a pipe", lambda b: b.arguments("--overwrite", out=b.pipe("o.mp4")), 2, r"o\.mp4 is a device or a pipe, not a file"),
     # edits
     ("no edit", lambda b: b.arguments(edit=None), 2, r"nothing to edit: give --edit"),
     ("unknown edit", lambda b: b.arguments(edit="smlie=1"), 2, r"unknown edit 'smlie', did you mean 'smile'\? .* has smile"),
@@ -192,6 +204,7 @@ CASES: list[Case] = [
     ("from after to", lambda b: b.arguments("--from", "2", "--to", "1"), 2, r"--from 2 to --to 1 is empty"),
     ("negative from", lambda b: b.arguments("--from", "-1"), 2, r"--from is -1: use a number of seconds"),
     ("nan from", lambda b: b.arguments("--from", "nan"), 2, r"--from is nan"),
+    ("no such time", lambda b: b.arguments("--from", "1e300"), 2, r"has no frame from 1e\+300 s"),
     ("behind the end", lambda b: b.arguments("--from", "60"), 2, r"has no frame from 60 s"),
     ("negative crf", lambda b: b.arguments("--crf", "-1"), 2, r"--crf is -1: use a whole number from 0"),
     ("crf", lambda b: b.arguments("--crf", "52"), 2, r"--crf is 52"),
@@ -283,7 +296,27 @@ def test_a_full_disk(ending: str, bench: Bench) -> None:
     assert out == "" and list((bench.folder / "results").iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_packages_are_imported_is_one_line() -> None:
+    code = (
+        "import sys; from mien.runtime.cli import main; sys.meta_path.insert(0, type('Hit', (), {'find_spec':"
+        " staticmethod(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))})); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (130, "mien: error: interrupted\n")
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "1 2"])
+def test_streams_that_are_closed_are_no_fault(bench: Bench, closed: str) -> None:
+    """Else the first file that is opened would be the standard output."""
+    endings = " ".join(f"{number}>&-" for number in closed.split())
+    words = shlex.join([*MIEN, *bench.arguments("--codec", "ffv1", out=bench.out.with_suffix(".mkv"))])
+    done = subprocess.run(["sh", "-c", f"{words} {endings}"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+    with av.open(str(bench.out.with_suffix(".mkv"))) as result:
+        assert sum(bool(packet.size) for packet in result.demux(video=0)) == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_nothing(number: signal.Signals, bench: Bench) -> None:
     times = tuple((i * 512, 512) for i in range(200))
     clip = bench.make_clip("long.mp4", size=(320, 240), times=times, time_base=Fraction(1, 12800))

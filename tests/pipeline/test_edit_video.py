@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -215,6 +217,38 @@ def test_broken_frames_are_noted(make_clip: MakeClip, tmp_path: Path) -> None:
     assert report.notes[0] == "yuv422p was converted to yuv420p"
 
 
+def remux_with_index_in_front(source: Path, target: Path, moved_by: int) -> None:
+    with av.open(str(source)) as read_from:
+        options = {"movflags": "faststart", "avoid_negative_ts": "disabled"}
+        with av.open(str(target), "w", container_options=options) as out:
+            copy = out.add_stream_from_template(read_from.streams.video[0])
+            for packet in read_from.demux(video=0):
+                if packet.pts is not None and packet.dts is not None:
+                    packet.pts, packet.dts, packet.stream = packet.pts + moved_by, packet.dts + moved_by, copy
+                    out.mux(packet)
+
+
+def test_a_file_that_is_cut_short_is_noted(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Its index promises every frame. A part of it is nobody's promise, and what an edit list hides is not missing."""
+    whole, cut, trimmed = (
+        make_clip("in.mp4", times=[(i * 512, 512) for i in range(50)]),
+        tmp_path / "c.mp4",
+        tmp_path / "t.mp4",
+    )
+    remux_with_index_in_front(whole, cut, 0)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 6 // 10])
+    with VideoReader(cut) as reader:
+        list(reader)
+        found = reader.frames_promised - reader.frames_missing
+        assert reader.frames_promised == 50 and 5 < found < 45
+    note = f"the header says 50 frames, {found} could be read: the source is cut short"
+    assert note in edit_video(VideoJob(str(cut), tmp_path / "o1.mp4"), Darken()).notes
+    assert edit_video(VideoJob(str(cut), tmp_path / "o2.mp4", stop_s=0.2), Darken()).notes == []
+    remux_with_index_in_front(whole, trimmed, -6400)
+    report = edit_video(VideoJob(str(trimmed), tmp_path / "o3.mp4"), Darken())
+    assert report.frames_out < 50 and report.notes == []
+
+
 INTERRUPTED = """
     import sys, time
     from pathlib import Path
@@ -256,3 +290,23 @@ def test_ctrl_c_leaves_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
     _, errors = child.communicate(timeout=300)
     assert (child.returncode, errors) == (130, b"")
     assert os.listdir(tmp_path) == ["in.mp4"]
+
+
+def test_a_report_on_a_full_disk_names_its_file(make_clip: MakeClip, tmp_path: Path) -> None:
+    report = edit_video(VideoJob(str(make_clip("in.mp4")), tmp_path / "out.mp4"), Darken())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        with pytest.raises(RunError, match=r"cannot write .*report\.json: .*free some space"):
+            report.write(tmp_path / "report.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("name", ["o.mp4", "o.mkv"])
+def test_the_shortest_clips_become_hevc(make_clip: MakeClip, tmp_path: Path, count: int, name: str) -> None:
+    path = make_clip("in.mp4", times=[(i * 512, 512) for i in range(count)])
+    edit_video(VideoJob(str(path), tmp_path / name, codec="hevc"), Darken())
+    assert len(read(tmp_path / name)) == count

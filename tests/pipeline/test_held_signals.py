@@ -14,7 +14,7 @@ from mien.runtime.held_signals import HeldSignals
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
@@ -64,6 +64,15 @@ def test_the_callers_own_handler_is_the_one_that_is_called() -> None:
         assert seen == [signal.SIGTERM]
     hit(signal.SIGTERM)
     assert seen == [signal.SIGTERM] * 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_that_ends_a_run_waits(number: signal.Signals) -> None:
+    signal.signal(number, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        with HeldSignals():
+            hit(number)
+        pytest.fail("the signal is not lost")
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

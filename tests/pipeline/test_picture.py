@@ -148,6 +148,54 @@ def test_exif_orientation(tmp_path: Path, value: int, order: str) -> None:
     np.testing.assert_array_equal(upright(read_picture(tmp_path / "plain.jpg").rgb, value), wanted)
 
 
+def tiff(path: Path, pixels: Array, tags: dict[int, int], *, pages: int = 1) -> Path:
+    """A plain TIFF (H, W, 3 or 4), red first, with further tags of 16 bits in each of its equal pages."""
+    height, width, channels = pixels.shape
+    data = b"II*\0" + struct.pack("<I", 12 + pixels.size) + struct.pack("<I", 0) + pixels.tobytes()
+    entries = {256: width, 257: height, 258: 8, 259: 1, 262: 2, 277: channels, 278: height, 284: 1} | tags
+    for page in range(pages):
+        here = len(data)
+        rows = sorted({**{k: (3, 1, v) for k, v in entries.items()}, 273: (4, 1, 12), 279: (4, 1, pixels.size)}.items())
+        end = here + 2 + 12 * len(rows) + 4
+        rows = [(k, (3, channels, end) if k == 258 else row) for k, row in rows]
+        data += struct.pack("<H", len(rows)) + b"".join(struct.pack("<HHII", k, *row) for k, row in rows)
+        data += struct.pack("<I", end + 2 * channels if page + 1 < pages else 0) + struct.pack("<H", 8) * channels
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_a_tiff_is_turned_once(tmp_path: Path, value: int) -> None:
+    pixels = photo(64, 48)
+    np.testing.assert_array_equal(
+        read_picture(tiff(tmp_path / "a.tif", pixels, {274: value})).rgb, upright(pixels, value)
+    )
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_colours_under_a_tiffs_alpha_are_read_as_they_are(tmp_path: Path, kind: int) -> None:
+    pixels = photo(channels=4)
+    picture = read_picture(tiff(tmp_path / "a.tif", pixels, {338: kind}))
+    assert picture.alpha is not None
+    np.testing.assert_array_equal(picture.rgb, pixels[..., :3])
+    np.testing.assert_array_equal(picture.alpha, pixels[..., 3])
+
+
+def test_further_pictures_are_said(tmp_path: Path) -> None:
+    frames = cv2.Animation()
+    frames.frames, frames.durations = [photo(), photo()[::-1].copy()], [100, 100]
+    for ending in (".webp", ".png"):
+        assert cv2.imwriteanimation(str(tmp_path / f"many{ending}"), frames)
+        save(tmp_path / f"one{ending}", photo())
+    tiff(tmp_path / "many.tif", photo(), {}, pages=2)
+    tiff(tmp_path / "one.tif", photo(), {})
+    for ending in (".webp", ".png", ".tif"):
+        assert read_picture(tmp_path / f"many{ending}").notes == (
+            "it holds several pictures, only the first was edited",
+        )
+        assert read_picture(tmp_path / f"one{ending}").notes == ()
+
+
 def test_sixteen_bits_and_grey_are_said(tmp_path: Path) -> None:
     deep = photo().astype(np.uint16) * 257
     assert cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])

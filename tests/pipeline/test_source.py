@@ -239,3 +239,11 @@ def test_what_is_not_a_video_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value), path
         assert path.name in str(caught.value)
         assert caught.value.exit_code == 2
+
+
+def test_a_colon_in_a_name_is_no_protocol(make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_clip("12:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", f"file://{tmp_path}/12:30.mp4"):
+        with VideoReader(name) as reader:
+            assert len(list(reader)) == 12

@@ -159,6 +159,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "code.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(BundleError, match="cannot be read as plain numbers"):
         read_directions(tmp_path / "code.npy")
+    for shape in ("(10**12,)", "(1000000000000,)", "(-1,)", "("):
+        content = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+        (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content)
+        with pytest.raises(BundleError, match=r"x\.npy cannot be read as plain numbers"):
+            read_directions(tmp_path / "x.npy")
+    for name in ("file", "allow_pickle"):
+        np.save(tmp_path / f"{name}.npy", vector(0))
+        with pytest.raises(BundleError, match=f"cannot have the name {name!r}: rename"):
+            direction_edits([tmp_path / f"{name}.npy"])
     torch.save(vector(0), tmp_path / "numpy.pt")
     with pytest.raises(
         BundleError, match=r"numpy\.pt holds no pickled tensor but something else: save its numbers as \.npy"

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from mien.engine.bundle import Bundle, available  # noqa: E402
 from mien.engine.checkpoints.direction_edits import direction_edits  # noqa: E402
@@ -174,6 +174,27 @@ def test_a_single_file_makes_the_same_bundle(files: Files, tmp_path: Path) -> No
             assert single.networks[key].shapes == spec.shapes
             assert single.networks[key].architecture == spec.architecture
     assert single.manifest.sampling == plain.manifest.sampling == PRESETS["ddim"]
+
+
+def test_averaged_weights_are_taken_when_asked_for(
+    files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Training checkpoints hold the UNet twice, under model_ema by names without dots."""
+    state, prefix = load_file(files.single), "model.diffusion_model."
+    for key in [key for key in state if key.startswith(prefix)]:
+        state["model_ema." + key.removeprefix("model.").replace(".", "")] = state[key] + 1
+    file = tmp_path / "trained.safetensors"
+    save_file(state, file)
+    first = f"{prefix}input_blocks.0.0.weight"
+    for name, flags, words, wanted in (
+        ("last", (), "which were not taken: --ema takes them", state[first]),
+        ("averaged", ("--ema",), "are the averaged ones", state[first] + 1),
+    ):
+        asked = ["--unet", file, "--tokenizer", files.repo, "--prediction", "epsilon", "--into", tmp_path / "bundles"]
+        assert run(["models", "import", name, *map(str, asked), *flags]) == 0
+        folder = tmp_path / "bundles" / name
+        assert words in capfd.readouterr().out and words in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+        assert torch.equal(load_file(folder / "unet.safetensors")["conv_in.weight"], wanted)
 
 
 def test_diffusers_reads_the_miniature_and_agrees(files: Files, tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ WRONG: dict[str, tuple[Callable[[Files, Path], Words], str]] = {
         lambda f, t: ["--unet", f.repo, "--sampling", "lcm"],
         r"has no guidance embedding: see lcm_lora",
     ),
-    "lightning needs linear": (
-        lambda f, t: ["--unet", f.repo, "--sampling", "lightning"],
-        r"betas are scaled_linear, but",
+    "averages of a folder": (lambda f, t: ["--unet", f.repo, "--ema"], r"--ema is for a single file .* is a folder"),
+    "averages that are not there": (
+        lambda f, t: ["--unet", f.single, "--tokenizer", f.repo, "--ema"],
+        r"no averaged weights .* leave out --ema",
     ),
     "half an adapter": (lambda f, t: ["--unet", f.repo, "--wplus", f.wplus], r"--wplus is given without --e4e"),
     "directions alone": (lambda f, t: ["--unet", f.repo, "--directions", f.directions], r"give --wplus and --e4e too"),

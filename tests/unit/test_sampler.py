@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mien.engine.guidance import cfg
 from mien.engine.sampler import lcm_boundary, sample_difference, sample_steps, step_ddim, step_lcm, step_tcd
 from mien.engine.schedule import Schedule, even_timesteps, lcm_timesteps, leading_timesteps
 
@@ -120,13 +119,6 @@ def test_difference_of_equal_branches_is_the_source_bit_for_bit() -> None:
     )
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, z)
-
-
-def test_cfg() -> None:
-    (x,) = draw(8, 1)
-    guided = cfg(denoiser, lambda x, t: -x, 2.5)
-    np.testing.assert_allclose(guided(x, 100), -x + 2.5 * (denoiser(x, 100) + x))
-    assert cfg(denoiser, denoiser, 1.0) is denoiser
 
 
 def test_torch_and_numpy_agree() -> None:

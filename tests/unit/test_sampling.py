@@ -35,7 +35,6 @@ def test_presets_go_through_json(name: str) -> None:
         ("hyper_sd_1step", 1, 0.5, (499,)),
         ("sd_turbo", 1, 1.0, (999,)),
         ("sd_turbo", 2, 0.5, (499,)),
-        ("lightning", 8, 0.25, (249, 124)),
     ],
 )
 def test_preset_grids(name: str, steps: int, strength: float, grid: tuple[int, ...]) -> None:
@@ -47,10 +46,11 @@ def test_published_settings() -> None:
     assert preset("ddim").timesteps(strength=0.5)[0] == 481 and not preset("ddim").set_alpha_to_one
     assert preset("hyper_sd_1step").gamma == 1.0 and preset("tcd").gamma == 0.3
     assert all(value.guidance_scale == 1.0 for name, value in PRESETS.items() if name not in ("lcm", "ddim"))
-    preset("lightning").check(Schedule("linear"))
+    distilled = Sampling("euler", "trailing", "truncate", beta_schedule="linear")
+    distilled.check(Schedule("linear"))
     preset("lcm_lora").check(Schedule("linear"))
     with pytest.raises(BundleError, match="give schedule.kind linear"):
-        preset("lightning").check(Schedule())
+        distilled.check(Schedule())
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

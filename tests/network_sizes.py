@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mien.engine.errors import InputError
 from mien.engine.networks.sd_layout import Layout
 
 TEXT_TOKENS = 77
@@ -11,12 +10,7 @@ TEXT_TOKENS = 77
 def named_sizes(
     layout: Layout, height_px: int, width_px: int, *, tokens: int = TEXT_TOKENS, bank_frames: int = 0
 ) -> dict[str, int]:
-    """All names but "B": "H", "W", "H16", ..., "T", and "M0", ..., the tokens of banks that hold `bank_frames` frames.
-
-    Raises InputError for sides that are no multiples of 8.
-    """
-    if height_px % 8 or width_px % 8 or min(height_px, width_px) < 8:
-        raise InputError(f"{width_px}x{height_px} is no size of picture for this network: use multiples of 8")
+    """All names but "B": "H", "W", "H16", ..., "T", and "M0", ..., the tokens of banks that hold `bank_frames` frames."""
     sizes = {"H": height_px, "W": width_px, "T": tokens}
     for _, by in layout.skips():
         sizes |= {f"H{8 * by}": -(-height_px // (8 * by)), f"W{8 * by}": -(-width_px // (8 * by))}
