@@ -112,7 +112,12 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ),
     ("composition", lambda m: m["edits"]["smile"].update(composition="add"), "one of delta, replace"),
     ("regions", lambda m: m["edits"]["smile"].update(regions=[]), "at least one region"),
-    ("idle edit", lambda m: m["edits"]["smile"].update(direction=None, template=[]), "needs a direction or a template"),
+    ("idle edit", lambda m: m["edits"]["smile"].update(direction=None, template=[]), "needs a direction or something"),
+    (
+        "lips without a template",
+        lambda m: m["edits"]["smile"].update(parts_lips=True, template=[]),
+        "lips part by a template",
+    ),
     (
         "target's spread",
         lambda m: m["edits"]["smile"].update(target={"coordinate": 20, "centre": 0.5, "spread": 0}),
