@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from mien.engine.face.points import face_axes
-from mien.engine.face.smooth import gaussian_smooth
+from mien.engine.face.smooth import gaussian_smooth, smooth_curve
 from mien.engine.face.warp import (
     NO_SECOND_MAP,
     Motions,
@@ -30,7 +30,7 @@ LOWER_JAW = tuple(range(4, 13))
 UPPER_LIP, LOWER_LIP = (*range(49, 54), *range(61, 64)), (*range(55, 60), *range(65, 68))
 INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
 
-GRID = 128  # nodes of the field a side: what lies between two of them, across the gap, is mixed
+GRID = 128  # nodes of the field a side, at most one a pixel: what lies between two of them, across the gap, is mixed
 NODES = 48  # of the seam
 TAPER = 0.5  # share of half the mouth over which the two fields become one
 # Gaps between the lips, in face units: up to the first they count as closed, from the second on the mouth's own inside shows;
@@ -68,7 +68,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """field: (GRID, GRID, 2) backward, in crop pixels. lower: the forward one below the seam. gap: None where none opens."""
+    """field: (G, G, 2) backward, in crop pixels. lower: the forward one below the seam. gap: None where none opens."""
 
     field: Array
     lower: Array
@@ -81,7 +81,8 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     steady: averages named values over the frames of a track.
     """
     size = crop.shape[1]
-    whole = forward_field(moved, points, size, GRID)
+    grid = min(GRID, size)
+    whole = forward_field(moved, points, size, grid)
     upper_edge, lower_edge = points[list(INNER_UPPER)], points[list(INNER_LOWER)]
     unit, along = float(np.hypot(*face_axes(points)[1])), lower_edge[-1] - lower_edge[0]
     parted = float(np.hypot(*(lower_edge - upper_edge)[1:-1].T).mean()) / unit
@@ -91,9 +92,9 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
         return Parting(backward_field(whole, size), whole, None)
     axes = np.array([along, [-along[1], along[0]]]) / width
     origin = lower_edge[[0, -1]].mean(0)
-    tear = share * _tear(origin, axes, width, size)[..., None]
+    tear = share * _tear(origin, axes, width, node_positions(size, grid))[..., None]
     upper, lower = (
-        whole + tear * (forward_field({p: m for p, m in moved.items() if p not in others}, points, size, GRID) - whole)
+        whole + tear * (forward_field({p: m for p, m in moved.items() if p not in others}, points, size, grid) - whole)
         for others in (LOWER_LIP + LOWER_JAW, UPPER_LIP)
     )
     shown = _ramp(parted, CLOSED, PARTED)
@@ -104,7 +105,7 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     across = np.linspace(max(e[0, 0] for e in edges), min(e[-1, 0] for e in edges), NODES)
     top, bottom = (np.interp(across, e[:, 0], e[:, 1]) for e in edges)
     middle = 0.5 * (top + bottom)
-    x, y = np.meshgrid(*2 * [node_positions(size, GRID)])
+    x, y = np.meshgrid(*2 * [node_positions(size, grid)])
     place = (np.stack([x, y], 2) - origin) @ axes.T
     below = place[..., 1:] > np.interp(place[..., :1], across, middle)
     field = np.where(below, backward_field(lower, size), backward_field(upper, size))
@@ -141,9 +142,9 @@ def darkest_line(luma: Array, line: Array, down: Array, unit: float) -> Array:
     return gaussian_smooth(steps[path], PATH_BLUR)
 
 
-def _tear(origin: Array, axes: Array, width: float, size: int) -> Array:
-    """(GRID, GRID): 1 in the middle of the mouth, 0 from its corners outwards."""
-    x, y = np.meshgrid(*(node_positions(size, GRID) - o for o in origin))
+def _tear(origin: Array, axes: Array, width: float, nodes: Array) -> Array:
+    """(G, G) at nodes (G,): 1 in the middle of the mouth, 0 from its corners outwards."""
+    x, y = np.meshgrid(*(nodes - o for o in origin))
     aside = np.abs(x * axes[0, 0] + y * axes[0, 1]) / (0.5 * width)
     t = np.clip((1.0 - aside) / TAPER, 0, 1)
     return np.asarray(t * t * (3 - 2 * t))
@@ -151,11 +152,7 @@ def _tear(origin: Array, axes: Array, width: float, size: int) -> Array:
 
 def _curve(line: Array) -> Array:
     """A Catmull-Rom curve through a polyline (k, 2) as NODES points (NODES, 2), evenly spaced."""
-    at = np.linspace(0, len(line) - 1 - 1e-6, 4 * NODES)
-    padded = np.concatenate([2 * line[:1] - line[1:2], line, 2 * line[-1:] - line[-2:-1]])
-    i, t = at.astype(int), (at % 1)[:, None]
-    p0, p1, p2, p3 = (padded[i + k] for k in range(4))
-    dense = p1 + 0.5 * ((p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
+    dense = smooth_curve(line, 4 * NODES)
     length = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(dense, axis=0).T))])
     even = np.linspace(0, length[-1], NODES)
     return np.stack([np.interp(even, length, dense[:, k]) for k in (0, 1)], 1)

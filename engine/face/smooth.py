@@ -68,3 +68,13 @@ class OneEuro:
         self._raw = values
         self._value = self._value + _share(self._min_cutoff + self._beta * speed) * (values - self._value)
         return self._value
+
+
+def smooth_curve(line: Array, n: int) -> Array:
+    """A Catmull-Rom curve of n points (n, 2) through a polyline (k, 2), evenly spaced by its corners."""
+    padded = np.concatenate([2 * line[:1] - line[1:2], line, 2 * line[-1:] - line[-2:-1]])
+    at = np.linspace(0, len(line) - 1 - 1e-6, n)
+    i, t = at.astype(int), (at % 1)[:, None]
+    p0, p1, p2, p3 = (padded[i + k] for k in range(4))
+    cubic = 2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
+    return np.asarray(0.5 * cubic)

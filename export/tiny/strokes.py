@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from mien.engine.face.smooth import smooth_curve
 from mien.engine.types import Array
 from mien.export.tiny.teachers import OVAL
 
@@ -87,16 +88,6 @@ def stroke(shape: tuple[int, int], lines: list[Array], width_px: float, blur_px:
             value = int(255 * (0.15 + 0.85 * t))
             cv2.circle(layer, (x, y), int(radius * 2**_SUBPIXEL), value, -1, cv2.LINE_AA, _SUBPIXEL)
     return np.asarray(cv2.GaussianBlur(layer.astype(np.float32) / 255, (0, 0), blur_px))
-
-
-def smooth_curve(line: Array, n: int) -> Array:
-    """A Catmull-Rom curve of n points through a polyline (k, 2)."""
-    padded = np.concatenate([2 * line[:1] - line[1:2], line, 2 * line[-1:] - line[-2:-1]])
-    at = np.linspace(0, len(line) - 1 - 1e-6, n)
-    i, t = at.astype(int), (at % 1)[:, None]
-    p0, p1, p2, p3 = (padded[i + k] for k in range(4))
-    cubic = 2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
-    return np.asarray(0.5 * cubic)
 
 
 def lines_of(points: Array, indices: tuple[tuple[int, ...], ...]) -> list[Array]:

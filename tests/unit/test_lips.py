@@ -140,6 +140,12 @@ def test_the_inside_stays_in_the_gap(face: Array, opens: Motions) -> None:
         assert outside is None or not draw_inside(crop, outside, 1.0)[1].any()
 
 
+def test_a_small_crop_has_a_small_field(face: Array, opens: Motions) -> None:
+    points = mouth(face)
+    crop = cv2.resize(painted(points).transpose(1, 2, 0), (64, 64), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+    assert part_lips(opens, points / 4, np.ascontiguousarray(crop), lambda _, value: value).field.shape == (64, 64, 2)
+
+
 def test_nothing_is_drawn_over_a_hand(face: Array, opens: Motions) -> None:
     points = mouth(face)
     crop = painted(points)
