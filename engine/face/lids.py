@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mien.engine.face.points import face_axes
-from mien.engine.face.smooth import gaussian_smooth
+from mien.engine.face.smooth import gaussian_smooth, ramp
 from mien.engine.types import Array
 
 # Of each eye the upper and the lower edge from corner to corner, and the brow above it.
@@ -132,7 +132,7 @@ def _seen(crop: Array, eye: _Eye, unit: float) -> float:
     inside = eye.at(eye.upper, places)[:, None] + np.linspace(0.3, 0.85, 7) * eye.at(eye.opening, places)[:, None]
     bright = float(np.quantile(_colours(crop, eye, places, inside) @ _LUMA, 0.95))
     ratio = bright / max(float(_skin(crop, eye, unit) @ _LUMA), 1e-3)
-    return _ramp(2 * eye.half / BEYOND / unit, *TURNED_AWAY) * _ramp(ratio, *DARK_LENS)
+    return ramp(2 * eye.half / BEYOND / unit, *TURNED_AWAY) * ramp(ratio, *DARK_LENS)
 
 
 def _skin(crop: Array, eye: _Eye, unit: float) -> Array:
@@ -155,10 +155,6 @@ def _colours(crop: Array, eye: _Eye, places: Array, rows: Array) -> Array:
     at = eye.origin + np.stack(np.broadcast_arrays(places[:, None], rows), 2) @ eye.axes
     x, y = (np.clip(np.rint(at[..., k]).astype(int), 0, crop.shape[1] - 1) for k in (0, 1))
     return np.asarray(0.5 + 0.5 * crop[:, y, x].transpose(1, 2, 0))
-
-
-def _ramp(value: float, low: float, high: float) -> float:
-    return float(np.clip((value - low) / (high - low), 0, 1))
 
 
 def _fetched(down: Array, upper: Array, way: Array, stretch: Array) -> Array:

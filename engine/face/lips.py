@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from mien.engine.face.points import face_axes
-from mien.engine.face.smooth import gaussian_smooth, smooth_curve
+from mien.engine.face.smooth import gaussian_smooth, ramp, smooth_curve
 from mien.engine.face.warp import (
     NO_SECOND_MAP,
     Motions,
@@ -86,7 +86,7 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     upper_edge, lower_edge = points[list(INNER_UPPER)], points[list(INNER_LOWER)]
     unit, along = float(np.hypot(*face_axes(points)[1])), lower_edge[-1] - lower_edge[0]
     parted = float(np.hypot(*(lower_edge - upper_edge)[1:-1].T).mean()) / unit
-    share = 1.0 - _ramp(parted, WIDE, WIDEST)
+    share = 1.0 - ramp(parted, WIDE, WIDEST)
     width = float(np.hypot(*along))
     if share == 0.0 or width < 2.0:
         return Parting(backward_field(whole, size), whole, None)
@@ -97,7 +97,7 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
         whole + tear * (forward_field({p: m for p, m in moved.items() if p not in others}, points, size, grid) - whole)
         for others in (LOWER_LIP + LOWER_JAW, UPPER_LIP)
     )
-    shown = _ramp(parted, CLOSED, PARTED)
+    shown = ramp(parted, CLOSED, PARTED)
     line = _curve(lower_edge + 0.5 * (1.0 - shown) * (upper_edge - lower_edge))
     luma = cv2.GaussianBlur(np.tensordot(_LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
     seam = line + steady("seam", darkest_line(luma, line, axes[1], unit))[:, None] * axes[1]
@@ -163,7 +163,3 @@ def _colours(crop: Array, places: Array) -> Array:
     at = places[:, None].astype(np.float32)
     seen = [cv2.remap(p, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0] for p in crop]
     return 0.5 + 0.5 * gaussian_smooth(np.stack(seen, 1), PATH_BLUR)
-
-
-def _ramp(value: float, low: float, high: float) -> float:
-    return float(np.clip((value - low) / (high - low), 0, 1))

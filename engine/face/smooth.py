@@ -78,3 +78,8 @@ def smooth_curve(line: Array, n: int) -> Array:
     p0, p1, p2, p3 = (padded[i + k] for k in range(4))
     cubic = 2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
     return np.asarray(0.5 * cubic)
+
+
+def ramp(value: float, low: float, high: float) -> float:
+    """0 up to `low`, 1 from `high` on, straight between."""
+    return float(np.clip((value - low) / (high - low), 0, 1))

@@ -66,15 +66,6 @@ def fill(shape: tuple[int, int], polygons: list[Array], blur_px: float) -> Array
     return np.asarray(cv2.GaussianBlur(soft, (0, 0), blur_px)) if blur_px > 0.2 else soft
 
 
-def polyline(shape: tuple[int, int], lines: list[Array], width_px: float) -> Array:
-    """Curves of one width through polylines (n, 2); (H, W) in [0, 1]."""
-    mask = np.zeros(shape, np.uint8)
-    for line in lines:
-        pts = np.round(smooth_curve(line, 16) * 2**_SUBPIXEL).astype(np.int32)
-        cv2.polylines(mask, [pts], False, 255, max(1, round(width_px)), cv2.LINE_AA, _SUBPIXEL)
-    return mask.astype(np.float32) / 255
-
-
 def stroke(shape: tuple[int, int], lines: list[Array], width_px: float, blur_px: float) -> Array:
     """Curves that taper to nothing at both ends, blurred."""
     layer = np.zeros(shape, np.uint8)
