@@ -18,6 +18,8 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx_ir import Node
+from onnxscript.optimizer import fold_constants_ir, inline, remove_unused_nodes
 
 from mien.engine.backend import Artifact
 from mien.engine.backends.onnxruntime import BACKEND
@@ -61,11 +63,14 @@ def export_onnx(
                 dynamo=True,
                 external_data=False,
                 verbose=False,
-                optimize=False,  # the optimiser folds weights into constants without a name
+                optimize=False,  # see _folds
             )
     finally:
         logging.getLogger("torch.onnx").setLevel(loud)
     assert program is not None
+    inline(program.model)
+    fold_constants_ir(program.model, onnx_shape_inference=True, should_fold=_folds)
+    remove_unused_nodes(program.model)
     model: onnx.ModelProto = program.model_proto
     names = {tensor.name for tensor in model.graph.initializer}
     lost = [key for key in module.state_dict() if key not in names]
@@ -73,6 +78,11 @@ def export_onnx(
         raise RunError(f"the exporter lost {len(lost)} parameters, as {lost[0]}: rewrite that layer")
     _strip(model)
     return model
+
+
+def _folds(node: Node) -> bool | None:
+    """Shapes and the like are folded into constants, weights are not: a constant has no name that the torch backend knows."""
+    return False if any(value is not None and value.is_initializer() for value in node.inputs) else None
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -214,12 +214,26 @@ class DifferenceDenoiser(nn.Module):
         """Answer the difference."""
         tokens = torch.cat([w_plus, self.CODE_GAIN * (w_edited - w_plus)], 1)
         at = F.interpolate(coordinates, scale_factor=float(self.FINER), mode="bilinear", align_corners=False)
-        atlas = self.atlas.expand(at.shape[0], -1, -1, -1)
-        fetched = F.grid_sample(atlas, at.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
-        marks = F.pixel_unshuffle(fetched, self.FINER)
+        marks = F.pixel_unshuffle(fetch(self.atlas[0], at), self.FINER)
         read = torch.cat([latents, source, marks], 1)
         out: Tensor = self.trunk.predict(read, timestep, tokens, torch.ones_like(tokens[:, 0, 0]), (), marks)[0]
         return out[:, :-1] - out[:, -1:] * source
+
+
+def fetch(picture: Tensor, at: Tensor) -> Tensor:
+    """(C, S, S) read bilinearly at (B, 2, h, w), x and y from -1 to 1 between the outer edges, clamped to it: (B, C, h, w).
+
+    What `grid_sample` answers with borders repeated; ONNX Runtime gathers rows of channels faster than it samples.
+    """
+    size = picture.shape[-1]
+    rows = picture.flatten(1).T
+    place = ((at + 1) * (size / 2) - 0.5).clamp(0, size - 1)
+    low = place.floor().clamp(max=size - 2)
+    x, y = (place - low).flatten(2)[..., None].unbind(1)
+    first = (low[:, 1] * size + low[:, 0]).flatten(1).long()
+    corner = [F.embedding(first + step, rows) for step in (0, 1, size, size + 1)]
+    upper, lower = (left + x * (right - left) for left, right in (corner[:2], corner[2:]))
+    return (upper + y * (lower - upper)).transpose(1, 2).unflatten(2, at.shape[2:])
 
 
 def _waves(channels: int, size: int) -> Tensor:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """data: the training data folder. runs: caches, checkpoints, logs and sheets. minutes: time budget of a training stage.
-
+    """data: the training data folder. runs: caches, checkpoints, logs and sheets. minutes: time budget of a training stage
+    (see `loop.train`).
     carry: what `carry` writes and `uncarry` reads, <runs>/carry if not given.
     """
 
