@@ -105,7 +105,7 @@ def face_motion(
     if motion is not None:
         crop, points = motion.of_crop(crop), motion.of_points(points, size)
     closing = close_lids(points, crop, plan.lids, pixel, steady)
-    lids, (picture, share) = held_still(closing.field, support), closing.lashes
+    lids, (picture, share) = held_still(closing.field, support), closing.drawn
     share = share * _enlarged(support, size)
     if motion is None:
         return FaceMotion(lids, (picture, share), None, closing.edges)

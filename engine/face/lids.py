@@ -1,15 +1,17 @@
 """Lids that close: the skin above an eye comes down over it, lashes and all, and hides what lies behind.
 
-The edge of the upper lid goes towards the lower one. Above it the picture is that of the lid, stretched as far as the brow; below it the
-eye stays as it is, as far as it is still open. No smooth field does that: it would squeeze the eye into a line. The line of the lashes
+The edges of the lids go towards each other, the upper one most of the way. Beyond them the skin is stretched, above as far as below the
+brow; between them the eye stays as it is, as far as it is still open. No smooth field does that: it would squeeze the eye into a line.
+What is dark in the stretched lid, its folds and lashes that would point up, gives way to the skin below the eye. The line of the lashes
 lies along the edge, as dark as it is found there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from mien.engine.face.points import face_axes
@@ -27,26 +29,30 @@ NODES, BEYOND, SOFTNESS = 41, 1.25, 3.0
 # How far above its landmarks the lid's edge is taken to be, in face units: lashes rather than a rim of the eye.
 MARGIN = 0.012
 # Shares of the way to the brow, over which the lid is stretched, and of the way to the lower edge, where the lids meet.
-BROW_SHARE, CLOSED = 0.6, 0.88
-ITERATIONS, DAMPING = 16, 0.6
+BROW_SHARE, MEET = 0.6, 0.85
+# The steepest end of a cubic from (0, 0) with slope 1 to (1, 1) that still grows (Fritsch and Carlson 1980).
+STEEPEST = 3.0
 # An eye's width in face units, and the brightness of what is bright in it over that of the skin below: from none to all of it seen.
 TURNED_AWAY, DARK_LENS = (0.20, 0.27), (0.34, 0.44)
 # The line of the lashes: half its width in face units and in pixels of the frame; its share; how far from the edge it is looked for, in
 # face units; how dark it is at least, and its tint, over the skin.
 LASHES, LASHES_PIXELS, LASHES_SHARE, SEARCH = 0.018, 0.8, 0.85, 0.02
 DARKEST, LASH_TINT = 0.6, np.array([1.15, 0.95, 0.9], np.float32)
+# A shut lid: its light over that of the skin below the eye, which stands in, by a share at most, where the stretched lid is darker by so
+# much (its folds, lashes that would point up); the blur of that, in face units.
+LID_LIGHT, LID_SHARE, FOLD, LID_BLUR = 0.9, 0.9, (0.05, 0.35), 0.008
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """field: (S, S, 2) backward, in crop pixels. edges: (8, 2) where the points UPPER_LIDS and LOWER_LIDS lie then. lashes: a
+    """field: (S, S, 2) backward, in crop pixels. edges: (8, 2) where the points UPPER_LIDS and LOWER_LIDS lie then. drawn: a
     picture (3, S, S) in [-1, 1] and its share (S, S).
     """
 
     field: Array
     edges: Array
-    lashes: tuple[Array, Array]
+    drawn: tuple[Array, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,23 @@ class _Eye:
         places = np.linspace(-self.half, self.half, NODES)
         return np.interp(along, places, values, left=0.0, right=0.0)
 
+    def at_colours(self, colours: Array, along: Array) -> Array:
+        """(3, ...): what colours (NODES, 3) are at places along the eye."""
+        return np.stack([self.at(colours[:, k], along) for k in range(3)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The pixels around an eye, each (h, w), in pixels of the crop: the place along it, the height above the moved edge, that edge's
+    way, the lid's stretch, and how far down what lies there afterwards is fetched.
+    """
+
+    along: Array
+    above: Array
+    way: Array
+    stretch: Array
+    moved: Array
+
 
 def close_lids(
     points: Array, crop: Array, strength: float, pixel: float, steady: Callable[[str, Array], Array]
@@ -84,28 +107,59 @@ def close_lids(
     unit = float(np.hypot(*face_axes(points)[1]))
     half_px = max(LASHES * unit, LASHES_PIXELS * pixel)
     eyes = list(_eyes(points, unit))
+    luma = np.tensordot(_LUMA, 0.5 * crop + 0.5, 1)
     seen = steady("eyes", np.array([_seen(crop, eye, unit) for eye in eyes], np.float32))
-    for edge, eye, share_seen in zip((edges[:2], edges[2:4]), eyes, map(float, seen), strict=True):
-        along = (edge - eye.origin) @ eye.axes[0]
-        edge += (strength * share_seen * eye.at(eye.opening, along))[:, None] * eye.axes[1]
+    for k, (eye, closed) in enumerate(zip(eyes, map(float, strength * seen), strict=True)):
+        for lid, shared in ((edges[2 * k : 2 * k + 2], MEET), (edges[2 * k + 4 : 2 * k + 6], MEET - 1)):
+            along = (lid - eye.origin) @ eye.axes[0]
+            lid += (closed * shared * eye.at(eye.opening, along))[:, None] * eye.axes[1]
         reach = eye.half + half_px + 2, float(eye.opening.max() + eye.stretch.max() + half_px) + 2
-        rows, columns = _box(eye, reach, size)
-        x, y = np.meshgrid(np.arange(size)[columns], np.arange(size)[rows])
-        if not x.size:
+        box = _box(eye, reach, size)
+        pixels = np.stack(np.meshgrid(np.arange(size)[box[1]], np.arange(size)[box[0]]), 2)
+        if not pixels.size:
             continue
-        place = (np.stack([x, y], 2) - eye.origin) @ eye.axes.T
-        along, down = place[..., 0], place[..., 1]
-        upper, way = eye.at(eye.upper, along), strength * share_seen * eye.at(eye.opening, along)
-        from_line = down - (upper + way)
-        lid = _fetched(down, upper, way, eye.at(eye.stretch, along)) - down
-        field[rows, columns] += (np.where(from_line < 0, lid, 0.0)[..., None] * eye.axes[1]).astype(np.float32)
-        thick = half_px * np.sqrt(np.clip(1 - (along / eye.half) ** 2, 0, 1)) * np.clip(way / half_px, 0, 1)
-        line = np.clip(1.2 * (1.5 - np.abs(from_line) / np.maximum(thick, 1e-3)), 0, 1) * (thick > 0.1)
-        share[rows, columns] = np.maximum(share[rows, columns], LASHES_SHARE * line)
-        colours = _lash_colours(crop, eye, unit)
-        own = np.stack([eye.at(colours[:, k], along) for k in range(3)])
-        picture[:, rows, columns] = np.where(line > 0, own, picture[:, rows, columns])
+        part = _part(eye, pixels, closed)
+        field[box] += (part.moved[..., None] * eye.axes[1]).astype(np.float32)
+        source = (pixels + field[box]).astype(np.float32)
+        fetched = cv2.remap(luma, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        colours = [eye.at_colours(of(crop, eye, unit), part.along) for of in (_lid_colours, _lash_colours)]
+        thick = half_px * np.sqrt(np.clip(1 - (part.along / eye.half) ** 2, 0, 1))
+        drawn, drawn_share = _draw(part, fetched, closed, colours, thick, LID_BLUR * unit)
+        picture[:, *box] = np.where(drawn_share > 0, 2 * drawn - 1, picture[:, *box])
+        share[box] = np.maximum(share[box], drawn_share)
     return Closing(field, edges, (picture, share))
+
+
+def _part(eye: _Eye, pixels: Array, closed: float) -> _Part:
+    """pixels: (h, w, 2), x and y in the crop."""
+    place = (pixels - eye.origin) @ eye.axes.T
+    along, down = place[..., 0], place[..., 1]
+    upper, opening, stretch = (eye.at(values, along) for values in (eye.upper, eye.opening, eye.stretch))
+    way, back = closed * MEET * opening, closed * (1 - MEET) * opening
+    above, below = upper + way - down, down - (upper + opening - back)
+    moved = np.where(above > 0, above - way - _stretched(above, way, stretch), 0.0)
+    moved += np.where(below > 0, _stretched(below, back, opening + 1) + back - below, 0.0)
+    return _Part(along, above, way, stretch, moved)
+
+
+def _draw(
+    part: _Part, fetched: Array, closed: float, colours: Sequence[Array], thick: Array, blur_px: float
+) -> tuple[Array, Array]:
+    """A picture (3, h, w) in [0, 1] of a shut lid and its lashes, and its share (h, w).
+
+    fetched: (h, w) the brightness that the motion brings; colours: of the skin and of the lashes, (3, h, w); thick: (h, w) half
+    the width of their line when the lid is down.
+    """
+    skin, lashes = colours
+    darker = (1 - fetched / np.maximum(np.tensordot(_LUMA, skin, 1), 1e-3) - FOLD[0]) / (FOLD[1] - FOLD[0])
+    fading = np.clip(1.5 * (1 - part.above / np.maximum(part.stretch + part.way, 1e-3)), 0, 1) * (part.above > 0)
+    smoothed = cv2.GaussianBlur(np.clip(darker, 0, 1) * fading, (0, 0), blur_px)
+    lid_share = LID_SHARE * closed * smoothed * (part.above > 0)
+    thick = thick * np.clip(part.way / max(float(thick.max()), 1e-3), 0, 1)
+    line = np.clip(1.2 * (1.5 - np.abs(part.above) / np.maximum(thick, 1e-3)), 0, 1) * (thick > 0.1)
+    line_share = LASHES_SHARE * line
+    share = line_share + (1 - line_share) * lid_share
+    return skin + (line_share / np.maximum(share, 1e-6)) * (lashes - skin), share
 
 
 def _eyes(points: Array, unit: float) -> Iterator[_Eye]:
@@ -120,16 +174,16 @@ def _eyes(points: Array, unit: float) -> Iterator[_Eye]:
             at = (points[list(line)] - origin) @ axes.T
             edges.append(np.polyval(np.polyfit(2 * at[:, 0] / width, at[:, 1], 3), inside))
         top = edges[0] - MARGIN * unit * np.sqrt(1 - inside**2)
-        opening = gaussian_smooth(CLOSED * np.maximum(edges[1] - top, 0.0), SOFTNESS)
+        opening = gaussian_smooth(np.maximum(edges[1] - top, 0.0), SOFTNESS)
         brow_px = float(((points[list(brow)] - origin) @ axes[1]).mean())
-        stretch = np.maximum(BROW_SHARE * (top - brow_px), 0.7 * opening.max() + 1.0)
+        stretch = np.maximum(BROW_SHARE * (top - brow_px), 1.0)
         yield _Eye(origin, axes, half, top, opening, stretch)
 
 
 def _seen(crop: Array, eye: _Eye, unit: float) -> float:
     """How far an eye is to be seen, 0 to 1: not where the head is turned from it, nor behind a dark lens."""
     places = np.linspace(-0.5, 0.5, 9) * eye.half
-    inside = eye.at(eye.upper, places)[:, None] + np.linspace(0.3, 0.85, 7) * eye.at(eye.opening, places)[:, None]
+    inside = eye.at(eye.upper, places)[:, None] + np.linspace(0.3, 0.75, 7) * eye.at(eye.opening, places)[:, None]
     bright = float(np.quantile(_colours(crop, eye, places, inside) @ _LUMA, 0.95))
     ratio = bright / max(float(_skin(crop, eye, unit) @ _LUMA), 1e-3)
     return ramp(2 * eye.half / BEYOND / unit, *TURNED_AWAY) * ramp(ratio, *DARK_LENS)
@@ -142,12 +196,19 @@ def _skin(crop: Array, eye: _Eye, unit: float) -> Array:
     return np.asarray(_colours(crop, eye, places, rows).mean((0, 1)))
 
 
+def _lid_colours(crop: Array, eye: _Eye, unit: float) -> Array:
+    """(NODES, 3) in [0, 1]: the skin of a shut lid from corner to corner, as that below the eye."""
+    places = np.linspace(-eye.half, eye.half, NODES)
+    below = _colours(crop, eye, places, (eye.upper + eye.opening)[:, None] + np.linspace(0.06, 0.16, 4) * unit).mean(1)
+    return gaussian_smooth(LID_LIGHT * below, SOFTNESS)
+
+
 def _lash_colours(crop: Array, eye: _Eye, unit: float) -> Array:
-    """(NODES, 3) in [-1, 1]: as dark as it is near the upper edge, and of the skin's hue."""
+    """(NODES, 3) in [0, 1]: as dark as it is near the upper edge, and of the skin's hue."""
     places, skin = np.linspace(-eye.half, eye.half, NODES), _skin(crop, eye, unit)
     dark = (_colours(crop, eye, places, eye.upper[:, None] + np.linspace(-SEARCH, SEARCH, 9) * unit) @ _LUMA).min(1)
     share = np.minimum(gaussian_smooth(dark, SOFTNESS) / max(float(skin @ _LUMA), 1e-3), DARKEST)
-    return np.asarray(np.clip(share[:, None] * skin * LASH_TINT, 0, 1) * 2 - 1)
+    return np.asarray(np.clip(share[:, None] * skin * LASH_TINT, 0, 1))
 
 
 def _colours(crop: Array, eye: _Eye, places: Array, rows: Array) -> Array:
@@ -157,14 +218,13 @@ def _colours(crop: Array, eye: _Eye, places: Array, rows: Array) -> Array:
     return np.asarray(0.5 + 0.5 * crop[:, y, x].transpose(1, 2, 0))
 
 
-def _fetched(down: Array, upper: Array, way: Array, stretch: Array) -> Array:
-    """Where a place of the closed lid comes from: the d with d + way w((upper - d) / stretch) = down, by damped iteration."""
-    out = down - way
-    for _ in range(ITERATIONS):
-        v = np.clip((upper - out) / np.maximum(stretch, 1e-3), 0, 1)
-        held = 1 - v + 0.3 * np.sin(2 * np.pi * v) / (2 * np.pi)  # 1 at the edge, 0 at the brow
-        out = out + DAMPING * (down - way * held - out)
-    return np.asarray(out)
+def _stretched(beyond: Array, way: Array, stretch: Array) -> Array:
+    """Where skin `beyond` an edge comes from that moved by `way`: `stretch` of it covers `stretch + way`, and joins the rest smoothly."""
+    whole = np.maximum(stretch + way, 1e-3)
+    slope = np.minimum(whole / np.maximum(stretch, 1e-3), STEEPEST)
+    u = np.clip(beyond / whole, 0, 1)
+    share = u * ((1 - u) ** 2 + u * (3 - 2 * u - slope * (1 - u)))
+    return np.asarray(np.where(u < 1, stretch * share, beyond - way))
 
 
 def _box(eye: _Eye, reach: tuple[float, float], size: int) -> tuple[slice, slice]:

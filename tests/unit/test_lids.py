@@ -59,18 +59,36 @@ def test_the_eye_is_hidden_bit_by_bit(points: Array) -> None:
 def test_what_is_above_comes_down_and_the_rest_stays(points: Array) -> None:
     crop = painted(points)
     x, y = (points[37] + points[38]) / 2
-    crop[:, round(y) - 5 : round(y) - 3, :] = -0.8  # a crease
+    crop[:, round(y) - 5 : round(y) - 3, :] = 0.9  # a bright line
     after = closed(points, crop, 1.0).of_crop(crop)
-    crease = np.flatnonzero(after[0, :, round(x)] < -0.5)
-    assert 4 < crease.mean() - (y - 4) < 10
+    line = np.flatnonzero(after[0, :, round(x)] > 0.65)
+    assert 3 < line.mean() - (y - 4) < 10
     np.testing.assert_array_equal(after[:, : round(y) - 30], crop[:, : round(y) - 30])
-    np.testing.assert_array_equal(after[:, round(y) + 14 :], crop[:, round(y) + 14 :])
+    np.testing.assert_array_equal(after[:, round(y) + 20 :], crop[:, round(y) + 20 :])
+
+
+def test_a_shadow_above_the_eye_does_not_become_a_dark_lid(points: Array) -> None:
+    crop = painted(points)
+    x, y = (points[37] + points[38]) / 2
+    crop[:, round(y) - 8 : round(y) - 1, :] = -0.6
+    after = closed(points, crop, 1.0).of_crop(crop)
+    lid = after[0, round(y) : round(y) + 4, round(x)]
+    assert lid.min() > -0.3 and crop[0, round(y) - 5, round(x)] < -0.5
+    pale = painted(points)
+    np.testing.assert_allclose(closed(points, pale, 1.0).of_crop(pale)[0, round(y), round(x)], SKIN[0], atol=0.03)
+
+
+def test_the_lower_lid_meets_the_upper_one(points: Array) -> None:
+    crop = painted(points)
+    after = closed(points, crop, 1.0).of_points(points, SIZE)
+    lower = [41, 40, 47, 46]
+    assert (points[lower, 1] - after[lower, 1] > 0.8).all()
 
 
 def test_the_upper_lids_points_go_down(points: Array) -> None:
     crop = painted(points)
     after = closed(points, crop, 1.0).of_points(points, SIZE)
-    upper, lower = after[list(UPPER_LIDS)], points[[41, 40, 47, 46]]
+    upper, lower = after[list(UPPER_LIDS)], after[[41, 40, 47, 46]]
     assert np.abs(upper - lower)[:, 1].max() < 2.5 and (upper[:, 1] - points[list(UPPER_LIDS), 1]).min() > 4
     others = [i for i in range(68) if i not in UPPER_LIDS and i not in range(17, 27)]
     np.testing.assert_allclose(after[others], points[others], atol=1.5)
@@ -98,4 +116,4 @@ def test_faces_beyond_the_crop_are_no_error(points: Array) -> None:
     crop = painted(points)
     for shifted in (-400.0, -100.0, 400.0):
         closing = close_lids(points + shifted, crop, 1.0, 1.0, lambda _, value: value)
-        assert np.isfinite(closing.field).all() and 0 <= closing.lashes[1].min() <= closing.lashes[1].max() <= 1
+        assert np.isfinite(closing.field).all() and 0 <= closing.drawn[1].min() <= closing.drawn[1].max() <= 1
