@@ -1,7 +1,7 @@
 """What shows between parted lips: a cavity, the tongue and, where the lips were closed, the upper teeth.
 
 Of a mouth that showed its own inside before, that hangs on from the upper lip, and the cavity goes on from it. All of it is lit as the
-skin around the mouth is. Colours are RGB in [0, 1], lengths shares of the face's unit.
+skin around the mouth is, and no darker than the face is elsewhere. Colours are RGB in [0, 1], lengths shares of the face's unit.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ CAVITY, TONGUE, TEETH = (
     np.array(c, np.float32) for c in ((0.13, 0.035, 0.035), (0.46, 0.19, 0.18), (0.76, 0.71, 0.64))
 )
 SKIN = np.array([1.24, 0.95, 0.81], np.float32)  # of common skin in white light, over its mean
-SKIN_MEAN, SKIN_REACH = 0.5, 0.55
+SKIN_MEAN, SKIN_REACH, EYES_REACH = 0.5, 0.55, 1.2
 EDGE_PX, EDGE_PIXELS, NARROWEST = 0.9, 1.3, 0.02  # the first of the crop, the second of the frame: the softer holds
 TOOTH_WIDTH, TEETH_SHOWN, TOOTH_SHOWN = 0.082, 0.42, 0.085  # the second of the opening; the shorter of both
 TONGUE_FROM = 0.16  # the opening from which the whole tongue shows
 LIP_SHADOW, HANGS = 0.03, 0.045
+DARKEST, BLACK = 0.01, 0.24  # the share of a face's pixels whose greatest brightness is its black; up to the second it is taken for real
 
 
 def draw_inside(crop: Array, gap: Gap, pixel: float) -> tuple[Array, Array]:
@@ -51,7 +52,9 @@ def draw_inside(crop: Array, gap: Gap, pixel: float) -> tuple[Array, Array]:
     colour = _mix(colour, np.minimum(own / light, 0.5), gap.shown * np.exp(-under / HANGS))
     colour = _teeth(colour, across - 0.5 * (left + right), down - top, side, most, gap)
     colour = colour * (1 - 0.6 * (1 - gap.shown) * np.exp(-under / LIP_SHADOW))[..., None] * light
-    colour = cv2.GaussianBlur(np.clip(colour, 0, 1).astype(np.float32), (0, 0), 0.6 * soft)
+    colour = np.clip(colour, 0, 1)
+    colour = colour + _haze(crop, gap) * (1 - colour) ** 2
+    colour = cv2.GaussianBlur(colour.astype(np.float32), (0, 0), 0.6 * soft)
     picture[:, rows, columns] = colour.transpose(2, 0, 1) * 2 - 1
     share[rows, columns] = gap.share * inside
     return picture, share
@@ -79,11 +82,22 @@ def _teeth(colour: Array, across_px: Array, under_px: Array, side: Array, most: 
 
 def _light(crop: Array, gap: Gap) -> Array:
     """(3,): the light's strength and, by half, its colour, as the skin around the mouth shows them."""
-    limits = np.clip([gap.origin - SKIN_REACH * gap.unit, gap.origin + SKIN_REACH * gap.unit], 0, crop.shape[1] - 1)
-    (x0, y0), (x1, y1) = limits.astype(int)
-    skin = 0.5 + 0.5 * crop[:, y0 : y1 + 1, x0 : x1 + 1].mean((1, 2))
+    skin = 0.5 + 0.5 * _around(crop, gap, SKIN_REACH).mean((1, 2))
     tint = np.clip(skin / (skin.mean() + 1e-3) / SKIN, 0.6, 1.5) ** 0.5
     return np.asarray(np.clip(skin.mean() / SKIN_MEAN, 0.3, 1.15) * tint, np.float32)
+
+
+def _haze(crop: Array, gap: Gap) -> float:
+    """How bright black is in this picture: what is darkest in the face, eyes and nostrils, beyond what they are themselves."""
+    grey = _around(crop, gap, EYES_REACH).mean(0)
+    return max(0.0, float(np.quantile(0.5 + 0.5 * grey, DARKEST)) - BLACK)
+
+
+def _around(crop: Array, gap: Gap, upwards: float) -> Array:
+    """The part of a crop around a mouth: SKIN_REACH to the sides and down, `upwards` up."""
+    reach = np.array([[SKIN_REACH, upwards], [-SKIN_REACH, -SKIN_REACH]]) * gap.unit
+    (x0, y0), (x1, y1) = np.clip(gap.origin - reach, 0, crop.shape[1] - 1).astype(int)
+    return crop[:, y0 : y1 + 1, x0 : x1 + 1]
 
 
 def _box(gap: Gap, soft_px: float, size: int) -> tuple[slice, slice]:

@@ -85,6 +85,18 @@ def test_the_gap_is_dark_below_and_shows_teeth_above(face: Array, opens: Motions
     assert levels[: len(levels) // 2].max() > 0.1 > -0.3 > levels[len(levels) // 2 :].min()
 
 
+def test_the_gap_is_no_darker_than_black_is_in_the_picture(face: Array, opens: Motions) -> None:
+    points = mouth(face)
+    crop = painted(points)
+    y = round(points[36:48, 1].mean())
+    crop[:, y - 3 : y + 4, round(points[37, 0]) : round(points[44, 0])] = -0.95  # pupils
+    gap = part_lips(opens, points, crop, lambda _, value: value).gap
+    assert gap is not None
+    clear, hazy = (draw_inside(picture, gap, 1.0)[0] for picture in (crop, 0.5 + 0.5 * crop))
+    inside = draw_inside(crop, gap, 1.0)[1] == 1
+    assert clear[:, inside].mean(0).min() < -0.75 and -0.4 < hazy[:, inside].mean(0).min() < 0.0
+
+
 def test_points_go_with_the_lips(face: Array, opens: Motions) -> None:
     points = mouth(face)
     motion, unit = moved(opens, points, painted(points)), float(np.hypot(*face_axes(points)[1]))
