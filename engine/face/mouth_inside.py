@@ -21,7 +21,8 @@ EDGE_PX, EDGE_PIXELS, NARROWEST = 0.9, 1.3, 0.02  # the first of the crop, the s
 TOOTH_WIDTH, TEETH_SHOWN, TOOTH_SHOWN = 0.082, 0.42, 0.085  # the second of the opening; the shorter of both
 TONGUE_FROM = 0.16  # the opening from which the whole tongue shows
 LIP_SHADOW, HANGS = 0.03, 0.045
-DARKEST, BLACK = 0.01, 0.24  # the share of a face's pixels that counts as its black, and how bright that may be by itself
+# The share of a face's pixels that counts as its black, and how bright that may be by itself.
+DARKEST, BLACK = 0.01, 0.24
 
 
 def draw_inside(crop: Array, gap: Gap, pixel: float) -> tuple[Array, Array]:
