@@ -35,8 +35,8 @@ class Wishes:
     timesteps: descending. edited, source: the rows of the edited answer and, for `delta`, of the source's. step: of
     `replace`. guided: whether the previous frame's clean latents guide the latents after each step (Pix2Video). residual: how
     the unconditional row of `edited` is stood for in `replace` (StreamDiffusion). motion: pixels of a 512 px crop that a
-    frame moves by, for frames made from noise in two steps or more (Text2Video-Zero); smooth: whether their background is
-    drawn to the first frame's. Raises EditError for a residual where there is no unconditional row.
+    frame moves by, for frames made from noise in two steps or more (Text2Video-Zero); smooth: whether their background,
+    made anew too, is drawn to the first frame's. Raises EditError for a residual where there is no unconditional row.
     """
 
     timesteps: Sequence[float]
@@ -70,12 +70,13 @@ class CropDenoiser:
     ) -> Array:
         """Latents (1, C, h, w) of the crop made anew from its clean latents z.
 
-        background: (1, 1, h, w) in [0, 1], 1 where the edit is; elsewhere the source stays in the latents. None: nowhere.
+        background: (1, 1, h, w) in [0, 1], 1 where the edit is; elsewhere the source stays in the latents, unless they are
+        wished smooth. None: nowhere.
         """
         wishes, schedule = self._wishes, self._model.schedule
         noise = self.noise(track, z)
         step = wishes.step
-        if background is not None:
+        if background is not None and not wishes.smooth:
             step = blend_step(step, background, z, noise[0])
         if wishes.guided:
             step = guide_step(step, guided_memory(track))

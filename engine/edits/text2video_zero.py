@@ -29,7 +29,7 @@ class Options(Thrift):
     """control: the ControlNet's picture (canny, landmarks, openpose_face), "none" to go without. conditioning_scale,
     source_prompt: as in `controlnet`. image_guidance_scale: as in `instruct_pix2pix`. motion_x, motion_y: pixels of a 512 px
     crop that the picture moves by from frame to frame, where frames are made from noise (motion.py); 0 for the source's own
-    motion. smooth_background: 1 draws their background to the first frame's.
+    motion. smooth_background: 1 makes their background anew too, drawn to the first frame's (section 3.4).
     """
 
     REPLACE = (*Thrift.REPLACE, "motion_x", "motion_y", "smooth_background")

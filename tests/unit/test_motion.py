@@ -82,3 +82,21 @@ def test_a_first_frame_that_fails_is_not_counted() -> None:
     for got in later:
         np.testing.assert_array_equal(got, frame(fresh))
     assert np.abs(later[1] - later[0]).max() > 0.1, "the second has moved on"
+
+
+def test_a_smooth_background_comes_of_the_first_frame() -> None:
+    class Model:
+        schedule = Schedule()
+
+        def predict(self, x: Array, *_: Any) -> Array:
+            return np.asarray(0.5 * np.tanh(x))
+
+    def second(smooth: bool) -> Array:
+        wishes = Wishes((999, 749, 499, 249), {"text": 1.0}, step=step_ddim, motion=(64.0, 0.0), smooth=smooth)
+        denoiser, track = CropDenoiser(cast(LatentModel, Model()), wishes), FaceTrack(1)
+        person = np.zeros((1, 1, 8, 8), np.float32)
+        person[..., :4] = 1.0
+        return [denoiser.replace(track, Z, lambda t: {"text": Condition({})}, FrameInputs(), person) for _ in "12"][1]
+
+    np.testing.assert_allclose(second(False)[..., 4:], Z[..., 4:], atol=1e-5)
+    assert np.abs(second(True)[..., 4:] - Z[..., 4:]).max() > 0.1
