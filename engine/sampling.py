@@ -69,7 +69,7 @@ class Sampling:
                 raise EditError(f"{key} is {value!r}; accepted: {', '.join(accepted)}{nearest(str(value), accepted)}")
         numbers = (
             ("num_steps", self.num_steps, 1, 1000),
-            ("guidance_scale", self.guidance_scale, 0, 100),
+            ("guidance_scale", self.guidance_scale, 1, 100),
             ("gamma", self.gamma, 0, 1 if self.sampler == "tcd" else 0),
             ("steps_offset", self.steps_offset, 0, 999),
             ("origin_steps", self.origin_steps, 1, 1000),

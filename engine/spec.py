@@ -77,7 +77,7 @@ class EditSpec:
 
     method: the file in `engine/edits` that does it. edits: (name, strength) of the bundle's attribute edits, at most
     one per name; a strength of 0 means none and is dropped. prompt, negative_prompt, guidance_scale: for methods that take
-    text; a scale of None leaves it to the bundle. strength: share of the noise schedule that is undone, in [0, 1], 0 for
+    text; a scale of None leaves it to the bundle, 1 is none. strength: share of the noise schedule that is undone, in [0, 1], 0 for
     none of it; None leaves it to edits, method and bundle. num_steps: denoising steps, 1..50; None
     leaves it to the bundle. seed: 0..2**32-1, of the fixed noise. faces: the largest face, all, or the N largest.
     region: cuts the edits' masks further; None keeps them. blend: how an answer meets the frame at the mask's edge, by the
@@ -120,7 +120,7 @@ class EditSpec:
             check_number("strength", self.strength, 0, 1)
         if self.guidance_scale is not None:
             object.__setattr__(self, "guidance_scale", _finite("guidance_scale", self.guidance_scale))
-            check_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
+            check_number("guidance_scale", self.guidance_scale, 1, MAX_GUIDANCE)
         if self.crop_px is not None:
             self._set_whole("crop_px", 64, 2048)
             if self.crop_px % 8:

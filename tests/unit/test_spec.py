@@ -75,6 +75,7 @@ def test_unknown_key_names_the_nearest() -> None:
         {"prompt": 3},
         {"negative_prompt": None},
         {"guidance_scale": -1.0},
+        {"guidance_scale": 0.5},
         {"guidance_scale": 31.0},
         {"crop_px": 500},
         {"crop_px": 32},
