@@ -86,18 +86,40 @@ class FaceJob:
 
     def beside(self, others: Sequence[FaceJob]) -> FaceJob:
         """The job among the frame's other faces: differences add up, so where masks meet each face has its share alone."""
-        met = [other for other in others if iou(self.box, other.box) > 0.0]
-        if not met:
-            return self
-        total = np.float32(self.weight) * self.mask
-        for other in met:
-            there = invert(self.affine) @ np.vstack([other.affine, [0.0, 0.0, 1.0]])
-            total += np.float32(other.weight) * cv2.warpAffine(other.mask, there, self.mask.shape[::-1])
-        return replace(self, share=1 / np.maximum(total, 1))
+        return replace(self, share=share_beside(self, others, self.crop.shape[1]))
 
     def settled(self) -> FaceJob:
         """The job with its track's code as it is now; a later frame may add to it."""
         return replace(self, track=replace(self.track))
+
+
+class Masked(Protocol):
+    """A face of a frame with its mask (P, P) of the crop; affine: crop to frame."""
+
+    @property
+    def box(self) -> PixelBox: ...  # noqa: D102
+    @property
+    def affine(self) -> Array: ...  # noqa: D102
+    @property
+    def mask(self) -> Any: ...  # noqa: D102
+    @property
+    def weight(self) -> float: ...  # noqa: D102
+
+
+def share_beside(face: Masked, others: Sequence[Masked], crop_px: int) -> Array | None:
+    """(P, P) in (0, 1]: a face's share of what is added to the frame where others' masks lie over its own; None for all of it."""
+    met = [other for other in others if iou(face.box, other.box) > 0.0]
+    if not met:
+        return None
+    size = face.mask.shape[0]
+    scale = crop_px / size
+    to_crop = np.array([[scale, 0.0, scale / 2 - 0.5], [0.0, scale, scale / 2 - 0.5], [0.0, 0.0, 1.0]])
+    total = np.float32(face.weight) * face.mask
+    for other in met:
+        there = np.vstack([invert(face.affine), [0.0, 0.0, 1.0]]) @ np.vstack([other.affine, [0.0, 0.0, 1.0]])
+        there = (np.linalg.inv(to_crop) @ there @ to_crop)[:2]
+        total = total + np.float32(other.weight) * cv2.warpAffine(other.mask, there, (size, size))
+    return np.asarray(1 / np.maximum(total, 1))
 
 
 def crop_scale(spec: EditSpec, edits: Mapping[str, AttributeEdit]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mien.engine.clock import Clock
-from mien.engine.compose import FaceMemory, PixelBox, Placement, Planes, crop_scale
+from mien.engine.compose import FaceMemory, PixelBox, Placement, Planes, crop_scale, share_beside
 from mien.engine.cuda.float8_trial import Float8Trial
 from mien.engine.cuda.frame_pool import FrameForm, FrameOnDevice, FramePool
 from mien.engine.cuda.graphs import Graphs
@@ -43,7 +43,7 @@ PARTS = ("unet", "vae_encoder", "vae_decoder", "parser")
 
 @dataclass(slots=True, eq=False)
 class LaneJob:
-    """One face of one frame, begun. mask: (P, P), once it was read."""
+    """One face of one frame, begun. mask: (P, P), once it was read. others: the frame's other faces, until the face is edited."""
 
     on_device: FrameOnDevice
     track: FaceTrack
@@ -54,9 +54,11 @@ class LaneJob:
     weight: float
     parsed: Parsed
     mask: Array | None = None
+    others: tuple[LaneJob, ...] = ()
 
     def beside(self, others: Sequence[LaneJob]) -> LaneJob:
-        """The job itself: masks are not read yet, and what faces add where they meet adds up here."""
+        """As `FaceJob.beside`, once all masks have been read."""
+        self.others = tuple(others)
         return self
 
 
@@ -208,7 +210,10 @@ class LaneEdit:
             noise = self.method.denoiser.noise(job.track, np.empty((1, self._sizes.channels, side, side), np.float32))
             session.lane.tell(mine.slot, told, noise, self._stream)
             mine.told = job.track.w_count
-        row = LaneRow(job.on_device.slot, job.affine, job.box, job.mask, job.weight, mine.slot, mine.held)
+        others, job.others = job.others, ()
+        share = share_beside(job, others, self.crop_px) if self._spec.composition == "delta" else None
+        mask = job.mask if share is None else job.mask * share
+        row = LaneRow(job.on_device.slot, job.affine, job.box, mask, job.weight, mine.slot, mine.held)
         mine.held += 1
         return row
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from mien.engine.clock import Clock
-from mien.engine.compose import FaceEdit, FaceMemory, Placement, crop_scale
+from mien.engine.compose import FaceEdit, FaceMemory, Placement, crop_scale, share_beside
 from mien.engine.edits import Answer, View
 from mien.engine.face.align import crop_to_frame, ffhq_quad, paste_box
 from mien.engine.face.points import invert, transform
@@ -235,3 +237,26 @@ def test_faces_apart_are_edited_as_if_alone(face: Array, frame_of: Callable[...,
         np.testing.assert_array_equal(plane[:, :column], left[:, :column])
         np.testing.assert_array_equal(plane[:, column:], right[:, column:])
     assert (one.planes[0] != frame.planes[0]).any() and (other.planes[0] != frame.planes[0]).any()
+
+
+def test_shares_are_the_same_on_a_coarser_grid() -> None:
+    @dataclass
+    class Face:
+        mask: Array
+        affine: Array
+        box: tuple[int, int, int, int] = (0, 0, 96, 96)
+        weight: float = 1.0
+
+    y, x = np.mgrid[:64, :64] / 63.0
+    smooth = (np.sin(np.pi * x) * np.sin(np.pi * y)).astype(np.float32)
+    places = [np.array([[1.0, 0.1 * k, 12.0 * k], [-0.1 * k, 1.1, 5.0]]) for k in range(2)]
+
+    def share(size: int) -> Array:
+        faces = [Face(cv2.resize(smooth, (size, size), interpolation=cv2.INTER_AREA), place) for place in places]
+        found = share_beside(faces[0], faces[1:], 64)
+        assert found is not None and found.shape == (size, size)
+        return cv2.resize(found, (32, 32), interpolation=cv2.INTER_AREA)
+
+    assert share(64).min() < 0.75
+    np.testing.assert_allclose(share(32), share(64), atol=0.02)
+    assert share_beside(Face(smooth, places[0]), [], 64) is None

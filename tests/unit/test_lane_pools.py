@@ -14,13 +14,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mien.engine.bank import EXTENDED, OWN  # noqa: E402
+from mien.engine.compose import FaceMemory, Placement  # noqa: E402
 from mien.engine.cuda.frame_pool import FrameForm, FramePool  # noqa: E402
-from mien.engine.cuda.lane import FaceLane  # noqa: E402
+from mien.engine.cuda.lane import FaceLane, LaneRow  # noqa: E402
 from mien.engine.cuda.parsing import Parsing, area_matrix  # noqa: E402
 from mien.engine.cuda.pixels import Pixels  # noqa: E402
 from mien.engine.cuda.pools import Lease, Rows, Slots, Staging, TokenPool  # noqa: E402
 from mien.engine.cuda.tracks import TrackSlots  # noqa: E402
 from mien.engine.errors import RunError  # noqa: E402
+from mien.engine.survey import begin_faces  # noqa: E402
 from mien.engine.types import Array, FaceTrack, Frame  # noqa: E402
 from tests import lane_parts as made  # noqa: E402
 from tests.late_device import LateStreams  # noqa: E402
@@ -225,3 +227,20 @@ def test_a_clip_through_all_stages_is_the_same_on_a_late_device(kind: str, seed:
     for ours, theirs, frame in zip(got, want, frames, strict=True):
         assert all((a == b).all() for a, b in zip(ours.frame.planes, theirs.frame.planes, strict=True))
         assert (ours.frame.planes[0] != frame.planes[0]).any() == ours.edited
+
+
+@pytest.mark.parametrize(("composition", "most"), [("delta", 1.0), ("replace", 2.0)])
+def test_differences_of_faces_that_meet_do_not_add_up(composition: str, most: float) -> None:
+    lane = made.edit_of(made.Edit((400,), composition=composition), made.HostStreams(), made.modules())
+    frame, sums = made.clip(1)[0], []
+    quad = np.array([[70.0, 60.0], [34, 0], [0, 34]])
+    places = [Placement(k, quad, np.full((68, 2), 70.0), 1.0) for k in range(2)]
+    memories = {k: FaceMemory(FaceTrack(k)) for k in range(2)}
+    jobs = begin_faces(lane, frame, places, memories).jobs
+
+    def edit(rows: list[LaneRow], stream: Any) -> None:
+        sums.append(sum(row.mask.max() for row in rows))
+
+    lane._ready().lane.edit = edit  # type: ignore[method-assign]
+    lane.answers(jobs)
+    assert sums == [pytest.approx(most, abs=0.01)] and not any(job.others for job in jobs)
