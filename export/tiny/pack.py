@@ -33,6 +33,7 @@ VERSION = "0.8.0"
 # The largest difference from torch that a file may have, over the largest value of the output. float16 rounds a weight by 2**-11 of
 # it; what that adds up to over the layers was a third of the bound at most. 8 bits were measured to cost 0.013.
 FLOAT16_BOUND, INT8_BOUND = 16 * 2.0**-11, 0.04
+SMALLEST = 1e-3  # a probability that is less is 0: on noise no face is present
 BANK_TOKENS = (256, 64, 64, 256)
 LICENCES = {
     "weights": "Apache-2.0",
@@ -193,7 +194,7 @@ def _signature(dims: Mapping[str, Dims]) -> dict[str, Any]:
 
 
 def compare(part: Part, data: bytes, spec: NetworkSpec, bound: float) -> float:
-    """Largest difference of a file from its module on the part's examples, over the largest value of that output.
+    """Largest difference of a file from its module on the part's examples, over the largest value of that output, SMALLEST at least.
 
     Raises ValueError above `bound`.
     """
@@ -202,7 +203,9 @@ def compare(part: Part, data: bytes, spec: NetworkSpec, bound: float) -> float:
     with torch.inference_mode():
         answer = part.module(*part.examples.values())
     answers = [answer] if isinstance(answer, Tensor) else answer
-    shares = {key: errors[key] / float(one.abs().max()) for key, one in zip(part.outputs, answers, strict=True)}
+    shares = {
+        key: errors[key] / max(float(one.abs().max()), SMALLEST) for key, one in zip(part.outputs, answers, strict=True)
+    }
     worst = max(shares, key=lambda key: shares[key])
     if not shares[worst] <= bound:
         raise ValueError(

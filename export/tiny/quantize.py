@@ -104,8 +104,11 @@ def whole_stem(model: ModelProto) -> ModelProto:
     stem = helper.make_node("Conv", inputs, first.output, first.name)
     shape = {"kernel_shape": [12, 12], "strides": [4, 4], "pads": [4, 4, 4, 4]}
     stem.attribute.extend(helper.make_attribute(key, value) for key, value in shape.items())
-    del graph.node[:], graph.value_info[:]
+    used = {name for node in (stem, *later) for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.value_info[:], graph.initializer[:]
     graph.node.extend([stem, *later])
+    graph.initializer.extend(kept)
     return model
 
 
