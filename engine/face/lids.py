@@ -16,6 +16,7 @@ import numpy as np
 
 from mien.engine.face.points import face_axes
 from mien.engine.face.smooth import gaussian_smooth, ramp
+from mien.engine.face.warp import NO_SECOND_MAP
 from mien.engine.types import Array
 
 # Of each eye the upper and the lower edge from corner to corner, and the brow above it.
@@ -121,7 +122,7 @@ def close_lids(
         part = _part(eye, pixels, closed)
         field[box] += (part.moved[..., None] * eye.axes[1]).astype(np.float32)
         source = (pixels + field[box]).astype(np.float32)
-        fetched = cv2.remap(luma, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        fetched = cv2.remap(luma, source, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         colours = [eye.at_colours(of(crop, eye, unit), part.along) for of in (_lid_colours, _lash_colours)]
         thick = half_px * np.sqrt(np.clip(1 - (part.along / eye.half) ** 2, 0, 1))
         drawn, drawn_share = _draw(part, fetched, closed, colours, thick, LID_BLUR * unit)

@@ -233,7 +233,8 @@ def fetch(picture: Tensor, at: Tensor) -> Tensor:
     first = (low[:, 1] * size + low[:, 0]).flatten(1).long()
     corner = [F.embedding(first + step, rows) for step in (0, 1, size, size + 1)]
     upper, lower = (left + x * (right - left) for left, right in (corner[:2], corner[2:]))
-    return (upper + y * (lower - upper)).transpose(1, 2).unflatten(2, at.shape[2:])
+    out: Tensor = (upper + y * (lower - upper)).transpose(1, 2).unflatten(2, at.shape[2:])
+    return out
 
 
 def _waves(channels: int, size: int) -> Tensor:

@@ -78,7 +78,10 @@ def train(
     averaged, current = _floats(average), _floats(model)
     budget_s, losses = args.minutes * 60, deque[Tensor](maxlen=200)
     on_cpu = torch.device(args.device).type == "cpu"
-    clock = (lambda: time.process_time() / args.threads) if on_cpu else time.monotonic
+
+    def clock() -> float:
+        return time.process_time() / args.threads if on_cpu else time.monotonic()
+
     mark = saved = checked = clock()
     while spent_s < budget_s:
         for group in optimizer.param_groups:
