@@ -35,10 +35,10 @@ BROW_SHARE, MEET = 0.6, 0.85
 STEEPEST = 3.0
 # An eye's width in face units, and the brightness of what is bright in it over that of the skin below: from none to all of it seen.
 TURNED_AWAY, DARK_LENS = (0.20, 0.27), (0.34, 0.44)
-# The line of the lashes: half its width in face units and in pixels of the frame; its share; how far from the edge it is looked for, in
-# face units; how dark it is at least, and its tint, over the skin.
-LASHES, LASHES_PIXELS, LASHES_SHARE, SEARCH = 0.018, 0.8, 0.85, 0.02
-DARKEST, LASH_TINT = 0.6, np.array([1.15, 0.95, 0.9], np.float32)
+# The line of the lashes: half its width in face units and in pixels of the frame; its share, less for a line that was
+# widened; how far from the edge it is looked for, in face units; how dark it is at least, and its tint, over the skin.
+LASHES, LASHES_PIXELS, LASHES_SHARE, SEARCH = 0.018, 1.3, 0.85, 0.02
+DARKEST, LASH_TINT = 0.6, np.array([1.04, 0.98, 0.96], np.float32)
 # A shut lid: its light over that of the skin below the eye, which stands in, by a share at most, where the stretched lid is darker by so
 # much (its folds, lashes that would point up); the blur of that, in face units.
 LID_LIGHT, LID_SHARE, FOLD, LID_BLUR = 0.9, 0.9, (0.05, 0.35), 0.008
@@ -125,7 +125,8 @@ def close_lids(
         fetched = cv2.remap(luma, source, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         colours = [eye.at_colours(of(crop, eye, unit), part.along) for of in (_lid_colours, _lash_colours)]
         thick = half_px * np.sqrt(np.clip(1 - (part.along / eye.half) ** 2, 0, 1))
-        drawn, drawn_share = _draw(part, fetched, closed, colours, thick, LID_BLUR * unit)
+        paler = (LASHES * unit / half_px) ** 0.5
+        drawn, drawn_share = _draw(part, fetched, closed, colours, thick, paler, LID_BLUR * unit)
         picture[:, *box] = np.where(drawn_share > 0, 2 * drawn - 1, picture[:, *box])
         share[box] = np.maximum(share[box], drawn_share)
     return Closing(field, edges, (picture, share))
@@ -144,12 +145,12 @@ def _part(eye: _Eye, pixels: Array, closed: float) -> _Part:
 
 
 def _draw(
-    part: _Part, fetched: Array, closed: float, colours: Sequence[Array], thick: Array, blur_px: float
+    part: _Part, fetched: Array, closed: float, colours: Sequence[Array], thick: Array, paler: float, blur_px: float
 ) -> tuple[Array, Array]:
     """A picture (3, h, w) in [0, 1] of a shut lid and its lashes, and its share (h, w).
 
     fetched: (h, w) the brightness that the motion brings; colours: of the skin and of the lashes, (3, h, w); thick: (h, w) half
-    the width of their line when the lid is down.
+    the width of their line when the lid is down, paler: its share.
     """
     skin, lashes = colours
     darker = (1 - fetched / np.maximum(np.tensordot(_LUMA, skin, 1), 1e-3) - FOLD[0]) / (FOLD[1] - FOLD[0])
@@ -158,7 +159,7 @@ def _draw(
     lid_share = LID_SHARE * closed * smoothed * (part.above > 0)
     thick = thick * np.clip(part.way / max(float(thick.max()), 1e-3), 0, 1)
     line = np.clip(1.2 * (1.5 - np.abs(part.above) / np.maximum(thick, 1e-3)), 0, 1) * (thick > 0.1)
-    line_share = LASHES_SHARE * line
+    line_share = paler * LASHES_SHARE * line
     share = line_share + (1 - line_share) * lid_share
     return skin + (line_share / np.maximum(share, 1e-6)) * (lashes - skin), share
 
