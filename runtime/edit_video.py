@@ -160,6 +160,10 @@ def edit_video(
         report.passes = 2 if editor.active else 1
         if reader.info.converted_from:
             report.notes.append(f"{reader.info.converted_from} was converted to {reader.info.pixel_format}")
+        if reader.info.interlaced:
+            report.notes.append(
+                "the source is interlaced: its lines stay, but the result is flagged progressive; deinterlace it first"
+            )
         survey, rate = editor.survey(), _Rate()
         if editor.active:
             _run(job, reader, report, 1, progress, _analyse(survey, rate))

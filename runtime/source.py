@@ -243,6 +243,7 @@ class _StreamFacts:
             duration_s=self.duration_s,
             has_audio=self.has_audio,
             converted_from=layout.converted_from,
+            interlaced=bool(first.interlaced_frame),
             display_matrix=_display_matrix(first),
             sample_aspect_ratio=self.sample_aspect_ratio,
             matrix_tag=int(first.colorspace),

@@ -22,7 +22,7 @@ class VideoInfo:
     rotation: clockwise degrees a player turns the picture by. display_matrix: FFmpeg's nine numbers, flips included.
     time_base: seconds per tick of every pts. average_rate: frames per second, None where unknown.
     frame_count_estimate, duration_s: what the header says, None where it does not.
-    converted_from: the decoder's pixel format where it is not taken bit for bit.
+    converted_from: the decoder's pixel format where it is not taken bit for bit. interlaced: whether its first frame is two fields.
     matrix_tag, range_tag, primaries_tag, transfer_tag: the stream's colour numbers (ITU-T H.273), 2 or 0: unspecified.
     origin_s: the time the file's clock begins with. start_s, stop_s: the part asked for, from the file's beginning.
     """
@@ -42,6 +42,7 @@ class VideoInfo:
     duration_s: float | None
     has_audio: bool
     converted_from: str | None = None
+    interlaced: bool = False
     display_matrix: tuple[int, ...] | None = None
     sample_aspect_ratio: Fraction | None = None
     matrix_tag: int = 2

@@ -217,6 +217,19 @@ def test_broken_frames_are_noted(make_clip: MakeClip, tmp_path: Path) -> None:
     assert report.notes[0] == "yuv422p was converted to yuv420p"
 
 
+@pytest.mark.parametrize("field_order", ["tff=1", "fake-interlaced=0"])
+def test_an_interlaced_source_is_noted(make_clip: MakeClip, tmp_path: Path, field_order: str) -> None:
+    path = make_clip(
+        "in.mp4", options={"x264-params": field_order, "flags": "+ildct" if "tff" in field_order else "+cgop"}
+    )
+    report = edit_video(VideoJob(str(path), tmp_path / "out.mp4"), Darken())
+    assert [note for note in report.notes if "interlaced" in note] == (
+        ["the source is interlaced: its lines stay, but the result is flagged progressive; deinterlace it first"]
+        if "tff" in field_order
+        else []
+    )
+
+
 def remux_with_index_in_front(source: Path, target: Path, moved_by: int) -> None:
     with av.open(str(source)) as read_from:
         options = {"movflags": "faststart", "avoid_negative_ts": "disabled"}
