@@ -18,7 +18,7 @@ from mien.runtime import stream_copy
 from mien.runtime.demux import packets_of
 from mien.runtime.held_signals import HeldSignals
 from mien.runtime.sink import VideoWriter
-from mien.runtime.source import VideoReader
+from mien.runtime.source import VideoReader, open_video
 from mien.runtime.stream_copy import StreamCopy, check_copy
 
 MakeClip = Callable[..., Path]
@@ -60,6 +60,25 @@ def test_of_a_part_little_is_read(make_clip: MakeClip, tmp_path: Path, read_time
         with av.open(str(out)) as result:
             sound = [p.pts * p.time_base for p in result.demux(audio=0) if p.size]
         assert -0.03 < sound[0] <= 0 and 0.9 < sound[-1] < 1.01
+
+
+def test_a_subtitle_begun_before_the_part_stays_for_what_is_left_of_it(make_clip: MakeClip, tmp_path: Path) -> None:
+    path = make_clip(
+        "in.mkv", times=[(i * 512, 512) for i in range(25)], subtitles=True
+    )  # at 0.1 to 0.3 s, 0.32 to 0.4 s
+    with (
+        VideoReader(path, 0.2) as reader,
+        VideoWriter(tmp_path / "o.mkv", reader, copy_streams_from=path) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame)
+    with av.open(str(tmp_path / "o.mkv")) as result:
+        shown = [
+            (float(p.pts * p.time_base), float(p.duration * p.time_base)) for p in result.demux(subtitles=0) if p.size
+        ]
+    with open_video(tmp_path / "o.mkv") as video:
+        assert next(iter(video)).pts == 0
+    assert shown == [pytest.approx((0.0, 0.1), abs=0.041), pytest.approx((0.12, 0.08), abs=0.041)]
 
 
 def test_a_container_that_seeks_too_far_is_read_from_its_beginning(
