@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +27,31 @@ Batch = dict[str, Tensor]
 
 
 class _Prefetch:
-    """Batches made ahead by threads; batch `step` depends on (seed, step) alone, so a resumed run sees the same ones."""
+    """Batches made ahead by a thread; batch `step` depends on (seed, step) alone, so a resumed run sees the same ones."""
 
-    def __init__(
-        self, make: Callable[[np.random.Generator], dict[str, Array]], seed: int, first: int, workers: int
-    ) -> None:
-        self._make, self._seed, self._next, self._lock = make, seed, first, threading.Lock()
-        self._ready: dict[int, Batch] = {}
-        self._free, self._filled = threading.Semaphore(4), threading.Condition()
-        self._wanted, self._stopped = first, False
-        for _ in range(workers):
-            threading.Thread(target=self._work, daemon=True).start()
+    def __init__(self, make: Callable[[np.random.Generator], dict[str, Array]], seed: int, first: int) -> None:
+        self._made: queue.Queue[Batch] = queue.Queue(4)
+        self._stopped = threading.Event()
+        threading.Thread(target=self._work, args=(make, seed, first), daemon=True).start()
 
-    def _work(self) -> None:
-        while True:
-            self._free.acquire()
-            if self._stopped:
-                return
-            with self._lock:
-                step = self._next
-                self._next += 1
-            made = self._make(np.random.default_rng((self._seed, step)))
-            with self._filled:
-                self._ready[step] = {k: torch.from_numpy(v) for k, v in made.items()}
-                self._filled.notify_all()
+    def _work(self, make: Callable[[np.random.Generator], dict[str, Array]], seed: int, step: int) -> None:
+        while not self._stopped.is_set():
+            batch = {k: torch.from_numpy(v) for k, v in make(np.random.default_rng((seed, step))).items()}
+            step += 1
+            while not self._stopped.is_set():
+                with suppress(queue.Full):
+                    self._made.put(batch, timeout=1)
+                    break
 
     def __next__(self) -> Batch:
-        with self._filled:
-            while self._wanted not in self._ready:
-                if not self._filled.wait(120):
-                    raise queue.Empty("no training batch within 120 s; see the traceback of its thread above")
-            batch = self._ready.pop(self._wanted)
-        self._wanted += 1
-        self._free.release()
-        return batch
+        try:
+            return self._made.get(timeout=120)
+        except queue.Empty:
+            raise RuntimeError("no training batch within 120 s; see the traceback of its thread above") from None
 
     def stop(self) -> None:
-        """Let the threads end."""
-        self._stopped = True
-        for _ in range(8):
-            self._free.release()
+        """Let the thread end."""
+        self._stopped.set()
 
 
 def train(
@@ -98,7 +84,7 @@ def train(
 
     def step_loss(step: int) -> Tensor:
         if not batches:
-            batches.append(_Prefetch(make_batch, args.seed, step, 1))
+            batches.append(_Prefetch(make_batch, args.seed, step))
         return loss(model.train(), next(batches[0]))
 
     def figures(average: nn.Module) -> str:
@@ -147,14 +133,6 @@ def plain(build: Callable[..., nn.Module], kwargs: dict[str, Any], trained: nn.M
     """The module without norms that computes what `trained` computes in eval mode."""
     module = build(**kwargs)
     module.load_state_dict(fold_norms(trained.state_dict()))
-    return module.eval()
-
-
-def load(build: Callable[..., nn.Module], path: Path) -> nn.Module:
-    """The module a `final.pt` holds."""
-    state = torch.load(path, weights_only=True)
-    module = build(**state["kwargs"])
-    module.load_state_dict(state["state"])
     return module.eval()
 
 
