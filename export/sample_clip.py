@@ -2,7 +2,7 @@
 
     python -m mien.export.sample_clip ict_facekit_f16.npz examples/sample.mp4
 
-Everything is drawn or computed here (export/tiny/render.py, export/sample_speech.py) from a seed; nobody real is seen or heard.
+Everything is drawn or computed here (export/render, export/sample_speech.py) from a seed; nobody real is seen or heard.
 """
 
 from __future__ import annotations

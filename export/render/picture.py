@@ -137,10 +137,16 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     part[skin] = np.where(scalp > 0.5, HAIR, np.where(throat, BODY, FACE))
 
     mouth = (kind == GUMS) | (kind == TEETH)
-    deep = smoothstep(4.0, 9.6, rest[mouth, 2])[:, None]
+    deep = np.where(kind[mouth] == TEETH, smoothstep(7.4, 10.0, rest[mouth, 2]), smoothstep(4.0, 9.6, rest[mouth, 2]))[
+        :, None
+    ]
     tint = np.where((kind[mouth] == TEETH)[:, None], linear((226, 214, 190)), linear((150, 72, 70)))
-    colour[mouth] = tint * (0.12 + 0.85 * deep)
-    shine[mouth], part[mouth] = 0.03, MOUTH
+    open_ = deep * cavity[mouth, None]
+    reddened = open_ + (1 - open_) * np.array([1.0, 0.45, 0.4], np.float32)  # by light that comes off lips and cheeks
+    colour[mouth] = tint * reddened * (0.06 + 0.91 * deep)
+    shine[mouth], part[mouth] = 0.03 * deep[:, 0], MOUTH
+    gleam = np.ones(len(kind), np.float32)
+    gleam[mouth] = deep[:, 0]
     eye = kind == EYES
     local = interpolate(hits.only(np.flatnonzero(eye)), studio.triangles, studio.model.eye_local)
     colour[eye] = paint_eye(unit(local), person.look, act.pupil, person.seed)
@@ -158,7 +164,7 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     bare = np.flatnonzero(shine > 1e-3)
     out[bare] += (shine * cavity)[bare, None] * shade.gloss(normal[bare], view[bare], lit[bare], light, 18.0)
     wet = np.flatnonzero(eye | mouth)
-    out[wet] += 0.05 * shade.gloss(normal[wet], view[wet], lit[wet], light, 420.0)
+    out[wet] += 0.05 * gleam[wet, None] * shade.gloss(normal[wet], view[wet], lit[wet], light, 420.0)
     canvas.colour[hits.pixel], canvas.parts[hits.pixel], canvas.inverse[hits.pixel] = out, part, hits.inverse_depth
 
 
