@@ -151,7 +151,11 @@ class CropDenoiser:
 def check_residual(kind: ResidualKind, edited: Weights) -> None:
     """Raise EditError where residual guidance is asked of rows that are not `none` and `text`."""
     if kind != "none" and set(edited) != {"none", "text"}:
-        more = ", or give a --guidance-scale above 1" if set(edited) == {"text"} else ""
+        more = (
+            ", or give a --guidance-scale above 1, unless the UNet is told the scale itself"
+            if set(edited) == {"text"}
+            else ""
+        )
         raise EditError(
             f"residual_cfg is {kind!r}, which stands for the row 'none' beside 'text', but here the rows are"
             f" {', '.join(edited)}: leave it out{more}"
