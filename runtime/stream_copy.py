@@ -224,9 +224,8 @@ class StreamCopy:
         index = packet.stream_index
         shift = round(shift_s / packet.time_base)
         if packet.stream.type == "subtitle" and packet.pts is not None and packet.pts + shift < 0:
-            packet.duration = max(
-                0, (packet.duration or 0) + packet.pts + shift
-            )  # what is left of a line begun before the part
+            # What is left of a line that began before the part.
+            packet.duration = max(0, (packet.duration or 0) + packet.pts + shift)
             packet.pts = packet.dts = -shift
         dts = packet.dts if packet.dts is not None else packet.pts
         last = self._last_dts.get(index)
