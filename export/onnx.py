@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnx_ir import Node
+from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript.optimizer import fold_constants_ir, inline, remove_unused_nodes
 
 from mien.engine.backend import Artifact
@@ -70,6 +71,7 @@ def export_onnx(
     assert program is not None
     inline(program.model)
     fold_constants_ir(program.model, onnx_shape_inference=True, should_fold=_folds)
+    _fix_shapes(program.model)
     remove_unused_nodes(program.model)
     model: onnx.ModelProto = program.model_proto
     names = {tensor.name for tensor in model.graph.initializer}
@@ -80,7 +82,20 @@ def export_onnx(
     return model
 
 
-def _folds(node: Node) -> bool | None:
+def _fix_shapes(model: ir.Model) -> None:
+    """Give every Reshape that leaves one size at most to the input a constant shape; what computed it becomes unused."""
+    ShapeInferencePass()(model)
+    for node in tuple(model.graph):
+        if node.op_type != "Reshape" or (shape := node.outputs[0].shape) is None:
+            continue
+        dims = [size if isinstance(size, int) else -1 for size in shape]
+        if dims.count(-1) <= 1:
+            constant = ir.node("Constant", [], attributes={"value": ir.tensor(np.array(dims, np.int64))})
+            model.graph.insert_before(node, constant)
+            node.replace_input_with(1, constant.outputs[0])
+
+
+def _folds(node: ir.Node) -> bool | None:
     """Shapes and the like are folded into constants, weights are not: a constant has no name that the torch backend knows."""
     return False if any(value is not None and value.is_initializer() for value in node.inputs) else None
 
