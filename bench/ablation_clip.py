@@ -32,9 +32,9 @@ from mien.engine.frame_crop import crop_frame
 from mien.engine.spec import EditSpec
 from mien.engine.survey import CODE_EVERY, BegunFrame, finish_faces
 from mien.engine.types import Array, FaceTrack, Frame
+from mien.kernels.color import LUMA
 
 CELL_PX = 176
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(slots=True)

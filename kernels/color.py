@@ -22,6 +22,8 @@ _LUMA_WEIGHTS: dict[str, tuple[float, float]] = {  # Kr, Kb
     "bt709": (0.2126, 0.0722),
     "bt2020": (0.2627, 0.0593),
 }
+LUMA: Array = np.array([0.299, 0.587, 0.114], np.float32)
+"""BT.601's weights of R, G and B: how bright a colour is, where no frame says which matrix."""
 _RANGES = ("limited", "full")
 _BIT_DEPTHS = (8, 10)
 

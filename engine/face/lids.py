@@ -18,6 +18,7 @@ from mien.engine.face.points import face_axes
 from mien.engine.face.smooth import gaussian_smooth, ramp
 from mien.engine.face.warp import NO_SECOND_MAP
 from mien.engine.types import Array
+from mien.kernels.color import LUMA
 
 # Of each eye the upper and the lower edge from corner to corner, and the brow above it.
 EYES = (
@@ -42,7 +43,6 @@ DARKEST, LASH_TINT = 0.6, np.array([1.04, 0.98, 0.96], np.float32)
 # A shut lid: its light over that of the skin below the eye, which stands in, by a share at most, where the stretched lid is darker by so
 # much (its folds, lashes that would point up); the blur of that, in face units.
 LID_LIGHT, LID_SHARE, FOLD, LID_BLUR = 0.9, 0.9, (0.05, 0.35), 0.008
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def close_lids(
     unit = float(np.hypot(*face_axes(points)[1]))
     half_px = max(LASHES * unit, LASHES_PIXELS * pixel)
     eyes = list(_eyes(points, unit))
-    luma = np.tensordot(_LUMA, 0.5 * crop + 0.5, 1)
+    luma = np.tensordot(LUMA, 0.5 * crop + 0.5, 1)
     seen = steady("eyes", np.array([_seen(crop, eye, unit) for eye in eyes], np.float32))
     for k, (eye, closed) in enumerate(zip(eyes, map(float, strength * seen), strict=True)):
         for lid, shared in ((edges[2 * k : 2 * k + 2], MEET), (edges[2 * k + 4 : 2 * k + 6], MEET - 1)):
@@ -153,7 +153,7 @@ def _draw(
     the width of their line when the lid is down, paler: its share.
     """
     skin, lashes = colours
-    darker = (1 - fetched / np.maximum(np.tensordot(_LUMA, skin, 1), 1e-3) - FOLD[0]) / (FOLD[1] - FOLD[0])
+    darker = (1 - fetched / np.maximum(np.tensordot(LUMA, skin, 1), 1e-3) - FOLD[0]) / (FOLD[1] - FOLD[0])
     fading = np.clip(1.5 * (1 - part.above / np.maximum(part.stretch + part.way, 1e-3)), 0, 1) * (part.above > 0)
     smoothed = cv2.GaussianBlur(np.clip(darker, 0, 1) * fading, (0, 0), blur_px)
     lid_share = LID_SHARE * closed * smoothed * (part.above > 0)
@@ -186,8 +186,8 @@ def _seen(crop: Array, eye: _Eye, unit: float) -> float:
     """How far an eye is to be seen, 0 to 1: not where the head is turned from it, nor behind a dark lens."""
     places = np.linspace(-0.5, 0.5, 9) * eye.half
     inside = eye.at(eye.upper, places)[:, None] + np.linspace(0.3, 0.75, 7) * eye.at(eye.opening, places)[:, None]
-    bright = float(np.quantile(_colours(crop, eye, places, inside) @ _LUMA, 0.95))
-    ratio = bright / max(float(_skin(crop, eye, unit) @ _LUMA), 1e-3)
+    bright = float(np.quantile(_colours(crop, eye, places, inside) @ LUMA, 0.95))
+    ratio = bright / max(float(_skin(crop, eye, unit) @ LUMA), 1e-3)
     return ramp(2 * eye.half / BEYOND / unit, *TURNED_AWAY) * ramp(ratio, *DARK_LENS)
 
 
@@ -208,8 +208,8 @@ def _lid_colours(crop: Array, eye: _Eye, unit: float) -> Array:
 def _lash_colours(crop: Array, eye: _Eye, unit: float) -> Array:
     """(NODES, 3) in [0, 1]: as dark as it is near the upper edge, and of the skin's hue."""
     places, skin = np.linspace(-eye.half, eye.half, NODES), _skin(crop, eye, unit)
-    dark = (_colours(crop, eye, places, eye.upper[:, None] + np.linspace(-SEARCH, SEARCH, 9) * unit) @ _LUMA).min(1)
-    share = np.minimum(gaussian_smooth(dark, SOFTNESS) / max(float(skin @ _LUMA), 1e-3), DARKEST)
+    dark = (_colours(crop, eye, places, eye.upper[:, None] + np.linspace(-SEARCH, SEARCH, 9) * unit) @ LUMA).min(1)
+    share = np.minimum(gaussian_smooth(dark, SOFTNESS) / max(float(skin @ LUMA), 1e-3), DARKEST)
     return np.asarray(np.clip(share[:, None] * skin * LASH_TINT, 0, 1))
 
 

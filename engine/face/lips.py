@@ -25,6 +25,7 @@ from mien.engine.face.warp import (
     sample_field,
 )
 from mien.engine.types import Array
+from mien.kernels.color import LUMA
 
 LOWER_JAW = tuple(range(4, 13))
 UPPER_LIP, LOWER_LIP = (*range(49, 54), *range(61, 64)), (*range(55, 60), *range(65, 68))
@@ -42,7 +43,6 @@ LEAST_GAP_PX = 0.5
 # against the whole of that distance, and against a bend by one step from node to node. The blur of the picture, and of the path.
 REACH, STEP_PX, DARKNESS, HOME, BEND = 0.05, 0.5, 8.0, 0.35, 0.35
 LUMA_BLUR_PX, PATH_BLUR = 0.7, 2.0
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     )
     shown = ramp(parted, CLOSED, PARTED)
     line = _curve(lower_edge + 0.5 * (1.0 - shown) * (upper_edge - lower_edge))
-    luma = cv2.GaussianBlur(np.tensordot(_LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
+    luma = cv2.GaussianBlur(np.tensordot(LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
     seam = line + steady("seam", darkest_line(luma, line, axes[1], unit))[:, None] * axes[1]
     edges = [(seam + sample_field(side, seam, size) - origin) @ axes.T for side in (upper, lower)]
     across = np.linspace(max(e[0, 0] for e in edges), min(e[-1, 0] for e in edges), NODES)

@@ -14,6 +14,7 @@ import numpy as np
 from mien.engine.errors import EditError
 from mien.engine.face.points import INNER_MOUTH, LEFT_BROW, LEFT_EYE, OUTER_MOUTH, RIGHT_BROW, RIGHT_EYE, face_axes
 from mien.engine.types import Array
+from mien.kernels.color import LUMA
 
 GRID_PX = 128
 BORDER_SHARE = 0.06
@@ -58,7 +59,7 @@ def blur(mask: Array, sigma_px: float) -> Array:
 
 def drawn_to_edges(mask: Array, picture: Array) -> Array:
     """A (P, P) mask moved to the edges of a picture (3, P, P) in [-1, 1]: the guided filter on its luma (He et al. 2010)."""
-    guide = (0.299 * picture[0] + 0.587 * picture[1] + 0.114 * picture[2]).astype(np.float32)
+    guide = np.tensordot(LUMA, picture, 1).astype(np.float32)
 
     def mean(values: Array) -> Array:
         return np.asarray(cv2.boxFilter(values, -1, (GUIDE_PX, GUIDE_PX), borderType=cv2.BORDER_REPLICATE))
