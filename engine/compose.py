@@ -21,7 +21,7 @@ from mien.engine.face.align import crop_to_frame, paste_box, widened
 from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
 from mien.engine.face.mask import GRID_PX, FaceMasks, blur
 from mien.engine.face.points import invert, iou, transform
-from mien.engine.frame_crop import bit_depth, crop_frame
+from mien.engine.frame_crop import bit_depth, crop_frame, shrunk
 from mien.engine.manifest import AttributeEdit
 from mien.engine.rows import RowGathering
 from mien.engine.spec import EditSpec
@@ -199,8 +199,7 @@ class FaceEdit:
                 own = crop if self._scale == 1.0 else self.crop(frame, crop_to_frame(place.quad, self.crop_px))
                 self.method.encode(memory.track, own)
         with self._clock("parse"):
-            small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
-            image = np.ascontiguousarray(small.transpose(2, 0, 1)[None])
+            image = shrunk(crop, GRID_PX)
             probabilities = self._parser(image=image)["probabilities"][0]
         with self._clock("mask"):
             points = transform(invert(affine), place.points)

@@ -37,7 +37,7 @@ def decode_difference(
     factor = mask.shape[0] // z.shape[2]
     at = tuple(slice(s.start * factor, s.stop * factor) for s in (rows, columns))
     difference: Array = np.zeros((3, *mask.shape), np.float32)
-    picture: Array = np.zeros_like(difference)
+    picture: Array = np.zeros(difference.shape, np.float32)
     np.subtract(decoded[0], decoded[1], out=difference[:, *at])
     picture[:, *at] = decoded[0]
     return difference, picture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from mien.engine.frame_crop import shrunk
 from mien.engine.latent_model import Condition, LatentModel
 from mien.engine.types import Array
 
@@ -16,9 +16,7 @@ class Embedded(LatentModel):
 
     def code(self, crop: Array) -> Array:
         """The W+ code (1, N, D) of a crop (3, S, S)."""
-        small = cv2.resize(crop.transpose(1, 2, 0), (CODE_PX, CODE_PX), interpolation=cv2.INTER_AREA)
-        image = np.ascontiguousarray(small.transpose(2, 0, 1)[None], np.float32)
-        return self._networks["w_encoder"](image=image)["w_plus"]
+        return self._networks["w_encoder"](image=shrunk(crop, CODE_PX))["w_plus"]
 
     def condition(self, w: Array, w_scale: float = 1.0) -> Condition:
         """Of a code (1, N, D). w_scale: weight of its tokens."""

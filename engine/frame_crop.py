@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
+
 from mien.engine.errors import ShapeError
 from mien.engine.types import MAX_VALUE, Array, Frame
 from mien.kernels.crop_yuv import crop_yuv
@@ -35,3 +38,8 @@ def crop_frame(
         threads=threads,
         out=out,
     )
+
+
+def shrunk(crop: Array, size: int) -> Array:
+    """(1, 3, size, size) float32 of a crop (3, S, S), averaged over areas where that is smaller; plane by plane is ten times as fast."""
+    return np.stack([cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in crop])[None]

@@ -16,6 +16,7 @@ from mien.engine.backend import Network
 from mien.engine.bank import Bank, Policy
 from mien.engine.errors import BundleError, EditError
 from mien.engine.face.mask import BACKGROUND, GRID_PX
+from mien.engine.frame_crop import shrunk
 from mien.engine.latent_model import Condition, FrameInputs, LatentModel, read_bank, stacked
 from mien.engine.manifest import Manifest
 from mien.engine.networks.sd_layout import Layout
@@ -48,13 +49,11 @@ class StableDiffusion(LatentModel):
 
     def code(self, crop: Array) -> Array:
         """The W+ code (1, 18, 512) of a crop (3, S, S), its background made white as the adapter's training had it."""
-        small = cv2.resize(crop.transpose(1, 2, 0), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA)
-        found = self._networks["parser"](image=np.ascontiguousarray(small.transpose(2, 0, 1)[None], np.float32))
+        found = self._networks["parser"](image=shrunk(crop, GRID_PX))
         person = cv2.GaussianBlur(1.0 - found["probabilities"][0, BACKGROUND], (0, 0), FEATHER_PX)
         person = cv2.resize(person, (CODE_PX, CODE_PX), interpolation=cv2.INTER_LINEAR)
-        image = cv2.resize(crop.transpose(1, 2, 0), (CODE_PX, CODE_PX), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
-        white = image * person + (1.0 - person)
-        return self._networks["w_encoder"](image=np.ascontiguousarray(white[None], np.float32))["w_plus"]
+        white = shrunk(crop, CODE_PX) * person + (1.0 - person)
+        return self._networks["w_encoder"](image=white)["w_plus"]
 
     def text(self, prompt: str) -> Array:
         """Embeddings (1, 77, D) of a prompt. Raises EditError for one that is too long."""
