@@ -171,7 +171,7 @@ class CheckedNetwork:
             shape = output_shape(self.spec, key, sizes)
             got = answers[key]
             fits = len(got.shape) == len(shape) and all(w in (None, g) for w, g in zip(shape, got.shape, strict=True))
-            if not fits or str(got.dtype) != want.dtype:
+            if not fits or got.dtype != want.dtype:
                 raise ShapeError(
                     f"{self.spec.name}: output {key!r} is {got.shape} {got.dtype}, the bundle says {shape} {want.dtype}"
                 )
@@ -188,21 +188,20 @@ def bind(spec: NetworkSpec, arrays: Mapping[str, Any]) -> dict[str, int]:
             raise ShapeError(f"{spec.name}: unknown input {key!r}, expected {', '.join(spec.inputs)}")
     sizes: dict[str, int] = {}
     for key, want in spec.inputs.items():
-        words = _words(spec.shapes[key])
         if key not in arrays:
-            raise ShapeError(f"{spec.name}: input {key!r} is missing, expected {words} {want.dtype}")
+            raise ShapeError(f"{spec.name}: input {key!r} is missing, expected {_words(spec.shapes[key])} {want.dtype}")
         array = arrays[key]
         shape = getattr(array, "shape", None)
         if shape is None or not want.accepts(array):
             what = type(array).__name__ if shape is None else f"{tuple(shape)} {array.dtype}"
-            raise ShapeError(f"{spec.name}: input {key!r} is {what}, expected {words} {want.dtype}")
+            raise ShapeError(f"{spec.name}: input {key!r} is {what}, expected {_words(spec.shapes[key])} {want.dtype}")
         for dim, got in zip(spec.shapes[key], shape, strict=True):
             if isinstance(dim, str):
                 name, _, divisor = dim.partition("/")
                 whole = got * int(divisor or 1)
                 if sizes.setdefault(name, whole) != whole:
                     raise ShapeError(
-                        f"{spec.name}: input {key!r} is {tuple(shape)}, expected {words}"
+                        f"{spec.name}: input {key!r} is {tuple(shape)}, expected {_words(spec.shapes[key])}"
                         f" with {name} = {sizes[name]} as in the inputs before it"
                     )
     return sizes
