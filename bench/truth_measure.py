@@ -31,9 +31,8 @@ def frame_of(rgb: NDArray[np.uint8], index: int) -> Frame:
     linear, offset = rgb_to_yuv("bt709", "limited", 8)
     yuv = (rgb / 127.5 - 1.0) @ linear.T + offset
     left = cv2.copyMakeBorder(yuv[..., 1:], 0, 0, 1, 1, cv2.BORDER_REPLICATE)
-    even = (
-        0.25 * left[:, :-2:2] + 0.5 * left[:, 1:-1:2] + 0.25 * left[:, 2::2]
-    )  # chroma lies on the left of two columns
+    # Chroma lies on the left of two columns.
+    even = 0.25 * left[:, :-2:2] + 0.5 * left[:, 1:-1:2] + 0.25 * left[:, 2::2]
     chroma = (even[::2] + even[1::2]) / 2
     planes = [
         np.ascontiguousarray(np.clip(np.rint(p), 0, 255), np.uint8) for p in (yuv[..., 0], *np.moveaxis(chroma, 2, 0))

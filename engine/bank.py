@@ -36,9 +36,8 @@ class Policy:
 OWN = Policy()
 EXTENDED = Policy(("anchor", "previous"))
 ANCHOR = Policy(("anchor",), own=False)  # Text2Video-Zero (Khachatryan et al. 2023, section 3.3)
-ANCHOR_PREVIOUS = Policy(
-    ("anchor", "previous"), own=False, stages=("up",)
-)  # Pix2Video (Ceylan et al. 2023, section 3.1)
+# Pix2Video (Ceylan et al. 2023, section 3.1).
+ANCHOR_PREVIOUS = Policy(("anchor", "previous"), own=False, stages=("up",))
 
 
 def bank_layers(inputs: Mapping[str, TensorSpec]) -> tuple[int, ...]:

@@ -150,6 +150,5 @@ def _bias(
             seen = torch.arange(biases[i].shape[1], device=length.device) < length[:, None]
             biases[i] = biases[i].masked_fill(~seen, -torch.inf)
     bias = torch.cat(biases, 1)
-    return (bias - bias.amax(1, keepdim=True).nan_to_num(neginf=0.0))[
-        :, None, None
-    ]  # torch answers 0 where all is -inf
+    # torch answers 0 where all is -inf.
+    return (bias - bias.amax(1, keepdim=True).nan_to_num(neginf=0.0))[:, None, None]

@@ -107,9 +107,8 @@ def paste_box(crop_to_frame: Array, size: int, width: int, height: int) -> Box:
     """Return the smallest even box (x0, y0, x1, y1) in the frame that holds the crop's square; it may be empty."""
     corners = np.array([[-0.5, size - 0.5, size - 0.5, -0.5], [-0.5, -0.5, size - 0.5, size - 0.5], [1, 1, 1, 1]])
     x, y = np.asarray(crop_to_frame, dtype=np.float64) @ corners
-    x0, x1 = (
-        int(v) for v in np.clip([x.min(), x.max() + 1], 0, width)
-    )  # pixel 0 covers [-0.5, 0.5], its centre counts
+    # Pixel 0 covers [-0.5, 0.5], its centre counts.
+    x0, x1 = (int(v) for v in np.clip([x.min(), x.max() + 1], 0, width))
     y0, y1 = (int(v) for v in np.clip([y.min(), y.max() + 1], 0, height))
     x0, y0, x1, y1 = x0 - x0 % 2, y0 - y0 % 2, min(x1 + x1 % 2, width), min(y1 + y1 % 2, height)
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else (0, 0, 0, 0)

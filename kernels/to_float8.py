@@ -14,9 +14,8 @@ FLOAT8 = torch.float8_e4m3fn
 
 def to_float8_ref(x: Tensor, scale: Tensor) -> Tensor:
     """Define the operation by a search among all the numbers there are; see `to_float8`. Returns float64 of the shape of x."""
-    numbers = (
-        torch.arange(127, dtype=torch.uint8, device=x.device).view(FLOAT8).double()
-    )  # ascending from 0; even ones at even places
+    # Ascending from 0; even ones at even places.
+    numbers = torch.arange(127, dtype=torch.uint8, device=x.device).view(FLOAT8).double()
     size = (x.double() / scale.double()).abs().clamp(max=LARGEST)
     above = torch.searchsorted(numbers, size).clamp(1, len(numbers) - 1)
     low, high = numbers[above - 1], numbers[above]

@@ -79,8 +79,6 @@ def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator
                     failures = 0
                     yield packet
             return
-        except (
-            FFmpegError,
-            IndexError,
-        ):  # the latter where a stream begins in mid-file, of which the container tells late
+        except (FFmpegError, IndexError):
+            # An IndexError where a stream begins in mid-file, of which the container tells late.
             failures += 1

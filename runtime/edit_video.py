@@ -319,9 +319,8 @@ def _compare_writer(job: VideoJob, reader: VideoReader, constant_rate: bool, pat
     try:
         return VideoWriter(path, info, copy_streams_from=job.source, **options)
     except MediaError:
-        return VideoWriter(
-            path, info, **options
-        )  # sound that its container cannot hold is no reason to have no picture
+        # Sound that its container cannot hold is no reason to have no picture.
+        return VideoWriter(path, info, **options)
 
 
 def _options(job: VideoJob, asked: Encoding, constant_rate: bool) -> dict[str, Any]:

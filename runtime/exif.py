@@ -67,9 +67,8 @@ def as_stored(data: bytes) -> bytes:
     try:
         for tag, place, value in _entries(data):
             if tag == _ORIENTATION or (tag == _EXTRA_SAMPLES and value == _UNASSOCIATED_ALPHA):
-                struct.pack_into(
-                    _ORDERS[data[:2]] + "H", plain, place, 1
-                )  # upright; alpha that is multiplied in already
+                # Upright; alpha that is multiplied in already.
+                struct.pack_into(_ORDERS[data[:2]] + "H", plain, place, 1)
     except struct.error:
         return data
     return bytes(plain)

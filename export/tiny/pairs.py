@@ -40,9 +40,8 @@ VIEW_PX, AUGMENTATIONS, COMBINATIONS = 128, 3, 4
 OPENED_SHARE, LEAST_OPENED = 0.3, 0.2  # of the faces, and by how much of the edit mouth_open at least
 WIDTHS = (1.0, 1.35)  # of the wider crop in training, over the usual one
 WIDE = frozenset(name for name in EDITS if crop_scale_of(name) > 1)
-GROUPS = tuple(
-    [name for name in EDITS if (name in WIDE) == wide] for wide in (False, True)
-)  # what the engine edits in one pass
+# What the engine edits in one pass.
+GROUPS = tuple([name for name in EDITS if (name in WIDE) == wide] for wide in (False, True))
 
 
 def draw_strength(name: str, rng: np.random.Generator) -> float:

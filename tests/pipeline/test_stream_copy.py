@@ -63,9 +63,8 @@ def test_of_a_part_little_is_read(make_clip: MakeClip, tmp_path: Path, read_time
 
 
 def test_a_subtitle_begun_before_the_part_stays_for_what_is_left_of_it(make_clip: MakeClip, tmp_path: Path) -> None:
-    path = make_clip(
-        "in.mkv", times=[(i * 512, 512) for i in range(25)], subtitles=True
-    )  # at 0.1 to 0.3 s, 0.32 to 0.4 s
+    # At 0.1 to 0.3 s, 0.32 to 0.4 s.
+    path = make_clip("in.mkv", times=[(i * 512, 512) for i in range(25)], subtitles=True)
     with (
         VideoReader(path, 0.2) as reader,
         VideoWriter(tmp_path / "o.mkv", reader, copy_streams_from=path) as writer,

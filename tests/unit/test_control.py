@@ -47,9 +47,8 @@ def test_landmarks_have_the_annotations_colours() -> None:
     picture = control_picture("landmarks", np.zeros((3, size, size), np.float32), points)
     np.testing.assert_allclose(colour_at(picture, *points[8]), OVAL, atol=2)
     np.testing.assert_allclose(colour_at(picture, *points[51]), LIPS, atol=2)
-    np.testing.assert_allclose(
-        colour_at(picture, *points[42]), LEFT_EYE_RGB, atol=2
-    )  # the person's left is the image's right
+    # The person's left is the image's right.
+    np.testing.assert_allclose(colour_at(picture, *points[42]), LEFT_EYE_RGB, atol=2)
     np.testing.assert_allclose(colour_at(picture, *points[36:42].mean(0)), RIGHT_PUPIL_RGB, atol=2)
     assert picture[:, : round(points[17:27, 1].min()) - 40].any(), "the oval closes above the brows"
     assert not picture[:, :, :20].any()

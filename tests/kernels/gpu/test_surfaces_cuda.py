@@ -24,11 +24,8 @@ from tests.surface_frames import (
     planes_of,
 )
 
-TOLERANCES = {
-    torch.float32: 2e-5,
-    torch.float16: 2.7e-4,
-    torch.bfloat16: 2.1e-3,
-}  # half an ulp at 1, and float32's error
+# Half an ulp at 1, and float32's error.
+TOLERANCES = {torch.float32: 2e-5, torch.float16: 2.7e-4, torch.bfloat16: 2.1e-3}
 
 # frame, centre in shares of the frame, frame pixels per crop pixel, degrees
 FACES = [(2, 0.45, 0.48, 1.3, 7.0), (0, 0.6, 0.5, 0.8, -40.0), (1, 0.95, 0.9, 2.0, 100.0)]

@@ -112,9 +112,8 @@ def test_ir_se50(full: bool, randomised: Any, relative_error: Any) -> None:
     x = batch_norm(x @ s["output_layer.3.weight"].T + s["output_layer.3.bias"], s, "output_layer.4")
     want = x / (x * x).sum(1, keepdim=True).sqrt()
     if full:
-        assert (
-            relative_error(model.double()(image.double()), want) < 1e-4
-        )  # thirds were rounded in the pooling's buffer
+        # Thirds were rounded in the pooling's buffer.
+        assert relative_error(model.double()(image.double()), want) < 1e-4
         return
     got = model(image)
     assert relative_error(got, want) < 1e-4
