@@ -14,7 +14,6 @@ import numpy as np
 from mien.engine.errors import EditError
 from mien.engine.face.points import INNER_MOUTH, LEFT_BROW, LEFT_EYE, OUTER_MOUTH, RIGHT_BROW, RIGHT_EYE, face_axes
 from mien.engine.types import Array
-from mien.kernels.color import LUMA
 
 GRID_PX = 128
 BORDER_SHARE = 0.06
@@ -58,15 +57,27 @@ def blur(mask: Array, sigma_px: float) -> Array:
 
 
 def drawn_to_edges(mask: Array, picture: Array) -> Array:
-    """A (P, P) mask moved to the edges of a picture (3, P, P) in [-1, 1]: the guided filter on its luma (He et al. 2010)."""
-    guide = np.tensordot(LUMA, picture, 1).astype(np.float32)
+    """A (P, P) mask moved to the edges of a picture (3, P, P) RGB in [-1, 1]: the guided filter with a colour guide (He et al. 2013,
+    section 3.5), to which hair ends also before a wall that is as bright.
+    """
 
     def mean(values: Array) -> Array:
         return np.asarray(cv2.boxFilter(values, -1, (GUIDE_PX, GUIDE_PX), borderType=cv2.BORDER_REPLICATE))
 
-    mean_guide, mean_mask = mean(guide), mean(mask)
-    gain = (mean(guide * mask) - mean_guide * mean_mask) / (mean(guide * guide) - mean_guide**2 + GUIDE_NOISE)
-    return np.asarray(mean(gain) * guide + mean(mean_mask - gain * mean_guide), np.float32)
+    r, g, b = picture
+    mean_r, mean_g, mean_b, mean_mask = mean(r), mean(g), mean(b), mean(mask)
+    rr, gg, bb = (mean(c * c) - m * m + GUIDE_NOISE for c, m in ((r, mean_r), (g, mean_g), (b, mean_b)))
+    rg, rb, gb = mean(r * g) - mean_r * mean_g, mean(r * b) - mean_r * mean_b, mean(g * b) - mean_g * mean_b
+    to_r, to_g, to_b = (mean(c * mask) - m * mean_mask for c, m in ((r, mean_r), (g, mean_g), (b, mean_b)))
+    # The gains solve a symmetric system of three, here by its adjugate.
+    a_rr, a_rg, a_rb = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
+    a_gg, a_gb, a_bb = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
+    scale = 1 / (rr * a_rr + rg * a_rg + rb * a_rb)
+    gain_r = scale * (a_rr * to_r + a_rg * to_g + a_rb * to_b)
+    gain_g = scale * (a_rg * to_r + a_gg * to_g + a_gb * to_b)
+    gain_b = scale * (a_rb * to_r + a_gb * to_g + a_bb * to_b)
+    rest = mean_mask - gain_r * mean_r - gain_g * mean_g - gain_b * mean_b
+    return np.asarray(mean(gain_r) * r + mean(gain_g) * g + mean(gain_b) * b + mean(rest), np.float32)
 
 
 class FaceMasks:

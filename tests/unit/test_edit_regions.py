@@ -11,6 +11,7 @@ from mien.engine.errors import EditError
 from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks, drawn_to_edges
 from mien.engine.types import Array
 from mien.export.tiny.paint import EDITS_FILE
+from mien.kernels.color import LUMA
 
 SIZE = 256
 
@@ -87,5 +88,13 @@ def test_a_hair_mask_is_drawn_to_the_pictures_edge() -> None:
     assert sharp[64, 40] == pytest.approx(1.0, abs=0.02) and sharp[64, 90] == pytest.approx(0.0, abs=0.02)
     step, blunt_step = sharp[64, 63] - sharp[64, 64], blunt[64, 63] - blunt[64, 64]
     assert step > 3 * blunt_step > 0
+    hued: Array = np.zeros_like(picture)
+    hued[0], hued[2] = (
+        np.where(np.arange(128) < 64, 0.3, -0.3),
+        np.where(np.arange(128) < 64, -0.3, 0.3) * LUMA[0] / LUMA[2],
+    )
+    assert np.ptp(np.tensordot(LUMA, hued, 1)) < 1e-6, "brown before grey: as bright"
+    by_hue = drawn_to_edges(blunt, hued)
+    assert by_hue[64, 63] - by_hue[64, 64] > 3 * blunt_step
     flat = drawn_to_edges(blunt, np.zeros((3, 128, 128), np.float32))
     assert np.abs(np.diff(flat[64])).max() < 0.15, "without an edge there is nothing to draw it to"
