@@ -230,7 +230,8 @@ def fetch(picture: Tensor, at: Tensor) -> Tensor:
     place = ((at + 1) * (size / 2) - 0.5).clamp(0, size - 1)
     low = place.floor().clamp(max=size - 2)
     x, y = (place - low).flatten(2)[..., None].unbind(1)
-    first = (low[:, 1] * size + low[:, 0]).flatten(1).long()
+    # Clamped as whole numbers too: a place that is not a number spoils its own row, and reads nothing beyond the picture.
+    first = (low[:, 1] * size + low[:, 0]).flatten(1).long().clamp(0, size * (size - 1) - 2)
     corner = [F.embedding(first + step, rows) for step in (0, 1, size, size + 1)]
     upper, lower = (left + x * (right - left) for left, right in (corner[:2], corner[2:]))
     out: Tensor = (upper + y * (lower - upper)).transpose(1, 2).unflatten(2, at.shape[2:])
