@@ -22,10 +22,18 @@ _LUMA_WEIGHTS: dict[str, tuple[float, float]] = {  # Kr, Kb
     "bt709": (0.2126, 0.0722),
     "bt2020": (0.2627, 0.0593),
 }
-LUMA: Array = np.array([0.299, 0.587, 0.114], np.float32)
-"""BT.601's weights of R, G and B: how bright a colour is, where no frame says which matrix."""
 _RANGES = ("limited", "full")
 _BIT_DEPTHS = (8, 10)
+
+
+def _luma_weights(matrix: Matrix) -> Array:
+    """(3,) float64: Kr, Kg, Kb, which add up to 1."""
+    k_r, k_b = _LUMA_WEIGHTS[matrix]
+    return np.array([k_r, 1.0 - k_r - k_b, k_b])
+
+
+LUMA: Array = _luma_weights("bt601").astype(np.float32)
+"""(3,) weights of R, G and B: how bright a colour is, where no frame says which matrix."""
 
 
 @cache
@@ -40,10 +48,9 @@ def rgb_to_yuv(matrix: Matrix, color_range: ColorRange, bit_depth: int) -> tuple
         raise ValueError(f"unknown color_range {color_range!r}; accepted are {', '.join(_RANGES)}")
     if bit_depth not in _BIT_DEPTHS:
         raise ValueError(f"unknown bit_depth {bit_depth!r}; accepted are 8 and 10")
-    k_r, k_b = _LUMA_WEIGHTS[matrix]
-    luma = np.array([k_r, 1.0 - k_r - k_b, k_b])
-    blue = (np.array([0.0, 0.0, 1.0]) - luma) / (2.0 * (1.0 - k_b))
-    red = (np.array([1.0, 0.0, 0.0]) - luma) / (2.0 * (1.0 - k_r))
+    luma = _luma_weights(matrix)
+    blue = (np.array([0.0, 0.0, 1.0]) - luma) / (2.0 * (1.0 - luma[2]))
+    red = (np.array([1.0, 0.0, 0.0]) - luma) / (2.0 * (1.0 - luma[0]))
     if color_range == "limited":
         unit = float(2 ** (bit_depth - 8))
         gains, base = np.array([219.0, 224.0, 224.0]) * unit, np.array([16.0, 128.0, 128.0]) * unit

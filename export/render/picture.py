@@ -137,9 +137,8 @@ def _surfaces(canvas: _Canvas, person: Person, act: Act, moment: Moment, hits: H
     part[skin] = np.where(scalp > 0.5, HAIR, np.where(throat, BODY, FACE))
 
     mouth = (kind == GUMS) | (kind == TEETH)
-    deep = np.where(kind[mouth] == TEETH, smoothstep(7.4, 10.0, rest[mouth, 2]), smoothstep(4.0, 9.6, rest[mouth, 2]))[
-        :, None
-    ]
+    front = rest[mouth, 2]
+    deep = np.where(kind[mouth] == TEETH, smoothstep(7.4, 10.0, front), smoothstep(4.0, 9.6, front))[:, None]
     tint = np.where((kind[mouth] == TEETH)[:, None], linear((226, 214, 190)), linear((150, 72, 70)))
     open_ = deep * cavity[mouth, None]
     reddened = open_ + (1 - open_) * np.array([1.0, 0.45, 0.4], np.float32)  # by light that comes off lips and cheeks

@@ -221,10 +221,7 @@ def _launch(
     if source is None or warp is None:
         source, warp = surfaces, None
     # A tile begins up to 30 columns early.
-    width, height = (
-        min(box_px[0], surfaces.width) + 30,
-        min(box_px[1], surfaces.height),
-    )
+    width, height = min(box_px[0], surfaces.width) + 30, min(box_px[1], surfaces.height)
     tiles = min(triton.cdiv(width, TILE_X) * triton.cdiv(height, TILE_Y), max(MAX_PROGRAMS // faces, 1))
     kind = "plain" if warp is None else "warp"
     _composite_yuv_kernel[(tiles, faces)](
