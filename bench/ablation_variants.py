@@ -28,7 +28,7 @@ from mien.engine.types import Array, FaceTrack, TensorSpec
 
 # Of the embedded bundle's denoiser: attention at 1/16, then three times at 1/32, 1/32 and 1/16 of the crop's side.
 STAGES: Mapping[str, tuple[int, ...]] = {"down": (0, 1), "mid": (2,), "up": (3,)}
-AROUND_DENOISER = ("vae_encoder", "vae_decoder")
+AROUND_DENOISER = ("vae_encoder", "vae_decoder", "difference_decoder")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ import numpy as np
 
 from mien.bench import truth_judge
 from mien.bench.frame_rgb import rgb_of
-from mien.bench.truth_heads import TRUTHS, Change, Heads, Take
+from mien.bench.truth_heads import CONTENT, TRUTHS, Change, Heads, Take
 from mien.bench.truth_measure import SheetRow, Shot, sheet_row, write_sheet
 from mien.engine.backend import Network, select
 from mien.engine.bundle import Bundle
@@ -248,10 +248,15 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, help="judge.py, to say what a judge sees of the truth and of the edit")
     parser.add_argument("--out", type=Path, default=Path("out/truth"))
     parser.add_argument("--kept", type=Path, help="drawings are kept there between runs; OUT/kept where not given")
+    parser.add_argument(
+        "--smiling", type=float, default=CONTENT, help=f"the smile that the heads wear all along, {CONTENT} to 1"
+    )
     args = parser.parse_args()
     if args.heads < 1 or args.frames < 1:
         parser.error("--heads and --frames start at 1")
-    heads = Heads(args.assets, args.kept or args.out / "kept")
+    if not CONTENT <= args.smiling <= 1:
+        parser.error(f"--smiling is {CONTENT} to 1")
+    heads = Heads(args.assets, args.kept or args.out / "kept", smiling=args.smiling)
     judge = truth_judge.Judge(args.judge) if args.judge else None
     run(Bundle.open(args.bundle), heads, args.edit, args.heads, args.frames, args.out, args.steps, judge)
 

@@ -34,6 +34,7 @@ MODEL = "ict_facekit_f16.npz"
 SIZE, UNIT, EYES = 512, 13.0, (256.0, 215.0)  # pixels; pixels per model unit; where the eyes lie
 RATE = 25
 PEOPLE_SEED = 4_000_033  # first part of a person's seed
+CONTENT = 0.06  # the weight of a smile in a face that does not smile
 SOURCES = (Path(__file__), *sorted(Path(picture.__file__).parent.glob("*.py")))
 """What decides how a request is drawn, beside the model."""
 
@@ -85,8 +86,11 @@ class Take:
         return np.isin(self.parts, (FACE, EYE, MOUTH))
 
 
-def talk(seed: int, count: int) -> list[Act]:
-    """What a head does in `count` frames: a stretch of the sample clip's sentence, one blink, a turn and a nod."""
+def talk(seed: int, count: int, smiling: float = CONTENT) -> list[Act]:
+    """What a head does in `count` frames: a stretch of the sample clip's sentence, one blink, a turn and a nod.
+
+    smiling: the smile's weight all along, CONTENT..1, which raises the cheeks as well.
+    """
     rng = np.random.default_rng([PEOPLE_SEED, seed, 1])
     at = np.arange(count) / RATE
     shapes = mouth(speak(TEXT, PACE, SEED), at + rng.uniform(0.3, 2.8))
@@ -96,7 +100,13 @@ def talk(seed: int, count: int) -> list[Act]:
     blink = np.exp(-np.square((at - at[count // 2] - 0.01) / 0.05))
     out = []
     for i, shape in enumerate(shapes):
-        expression = {**shape, "eyeBlink": float(blink[i]) if count > 5 else 0.0, "mouthSmile": 0.06, "browDown": 0.15}
+        expression = {
+            **shape,
+            "eyeBlink": float(blink[i]) if count > 5 else 0.0,
+            "mouthSmile": smiling,
+            "browDown": 0.15,
+        }
+        expression["cheekRaiser"] = 0.5 * (smiling - CONTENT)
         gaze = (float(-0.75 * yaw[i]), float(2.0 + 0.5 * pitch[i]))
         out.append(Act(expression, Pose(float(yaw[i]), float(pitch[i]), float(roll[i])), gaze))
     return out
@@ -124,11 +134,11 @@ def drawn_by(files: Sequence[Path]) -> str:
 
 class Heads:
     """Draws the heads. assets: the folder with the model; kept: a folder for drawings between runs, which are used as long as model
-    and renderer are the same; atlas: texels of the skin.
+    and renderer are the same; atlas: texels of the skin; smiling: see `talk`.
     """
 
-    def __init__(self, assets: Path, kept: Path | None = None, atlas: int = 768) -> None:
-        self._model, self._kept, self._atlas = assets / MODEL, kept, atlas
+    def __init__(self, assets: Path, kept: Path | None = None, atlas: int = 768, smiling: float = CONTENT) -> None:
+        self._model, self._kept, self._atlas, self._smiling = assets / MODEL, kept, atlas, smiling
         if not self._model.exists():
             raise FileNotFoundError(f"no head model at {self._model}: give the folder that holds {MODEL}")
         self._drawn_by = drawn_by((self._model, *SOURCES))
@@ -138,7 +148,7 @@ class Heads:
 
     def clip(self, head: int, count: int, change: Change | None = None) -> list[Take]:
         """`count` frames of a head, with the change where one is given."""
-        acts = talk(head, count)
+        acts = talk(head, count, self._smiling)
         return [self._take(head, act if change is None else change.on(act), change) for act in acts]
 
     def _take(self, head: int, act: Act, change: Change | None) -> Take:

@@ -13,7 +13,7 @@ from mien.engine.backend import Network
 from mien.engine.bank import OWN, Policy
 from mien.engine.bundle import Bundle
 from mien.engine.denoise import CropDenoiser, Weights, Wishes, check_residual, end_frame
-from mien.engine.difference import covered_share, decode_difference
+from mien.engine.difference import covered_share, decode_difference, two_rows
 from mien.engine.edits import Answer, View, read_options
 from mien.engine.errors import EditError
 from mien.engine.guidance import cfg_weights
@@ -172,7 +172,7 @@ class PromptEdit:
             answer = Answer(cover=(self.model.decode(out)[0], view.mask))
         else:
             out = self.denoiser.difference(track, z, conditions, frame)
-            difference, picture = decode_difference(self.model.decode, z, out, view.mask)
+            difference, picture = decode_difference(two_rows(self.model.decode), z, out, view.crop, view.mask)
             answer = Answer(difference)
             if view.hidden is not None:
                 answer = Answer(difference, (picture, covered_share(difference) * np.minimum(view.mask, view.hidden)))

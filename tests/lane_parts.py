@@ -21,7 +21,7 @@ from mien.engine.cuda.lane_spec import LaneSpec
 from mien.engine.cuda.pixels import Pixels
 from mien.engine.cuda.streams import HostStreams, Streams
 from mien.engine.denoise import CropDenoiser, Wishes, end_frame
-from mien.engine.difference import decode_difference
+from mien.engine.difference import decode_difference, two_rows
 from mien.engine.latent_model import Condition, FrameInputs
 from mien.engine.manifest import ScheduleSpec
 from mien.engine.networks.sd_layout import Layout
@@ -141,7 +141,8 @@ class Reference:
     ) -> tuple[Array, Planes]:
         """The latents, and `planes` with the face of `source` edited."""
         options = {**COLOUR, "bit_depth": 8 if source[0].dtype == np.uint8 else 10}
-        z = self.model.encode(crop_yuv(source, affine, PX, **options))
+        crop = crop_yuv(source, affine, PX, **options)
+        z = self.model.encode(crop)
         told = self.told(track)
         if self.edit.composition == "replace":
             here = (mask.reshape(PX // 8, 8, PX // 8, 8).max((1, 3)) > 0).astype(np.float32)[None, None]
@@ -149,7 +150,7 @@ class Reference:
             new = composite_replace_yuv(planes, affine, self.model.decode(out)[0], mask * np.float32(weight), **options)
         else:
             out = self.denoiser.difference(track, z, lambda t: told, FrameInputs())
-            difference, _ = decode_difference(self.model.decode, z, out, mask, whole=True)
+            difference, _ = decode_difference(two_rows(self.model.decode), z, out, crop, mask, whole=True)
             new = composite_delta_yuv(planes, affine, difference, mask * np.float32(weight), None, **options)
         end_frame(track)
         return out, new

@@ -2,8 +2,9 @@
 new crop.
 
 In `delta` composition only what the face's code w and the edited code w + dw make different, decoded, leaves here
-(`sample_difference`). A bundle's network `difference` answers that in one row; without it the denoiser runs on two rows
-with the same noise. In `replace` composition the crop is partly noised and denoised with w + dw.
+(`sample_difference`). A bundle's network `difference` answers that in one row, and its `difference_decoder` draws it on the
+crop's own pixels; without the first the denoiser runs on two rows with the same noise, without the second the decoder does.
+In `replace` composition the crop is partly noised and denoised with w + dw.
 A bundle with an SD1.5-class UNet does it with the W+ Adapter, see wplus_adapter.py.
 """
 
@@ -20,7 +21,7 @@ from mien.engine.bank import EXTENDED, OWN
 from mien.engine.bundle import Bundle
 from mien.engine.code_edit import CodeEdit
 from mien.engine.denoise import CropDenoiser, Wishes, end_frame
-from mien.engine.difference import covered_share, decode_difference
+from mien.engine.difference import covered_share, decode_difference, two_rows
 from mien.engine.edits import Answer, Method, View, edited_regions, read_options
 from mien.engine.embedded import Embedded
 from mien.engine.errors import EditError
@@ -34,6 +35,7 @@ from mien.engine.types import Array, FaceTrack
 from mien.engine.wplus_adapter import WPlusAdapter
 
 _STEPS: Mapping[str, Step] = {"lcm": step_lcm, "tcd": step_tcd, "ddim": step_ddim}
+DRAWER = "difference_decoder"
 _ALWAYS = ("w_encoder", "vae_encoder", "vae_decoder")
 
 
@@ -86,7 +88,7 @@ class WPlus:
         coded = [edit for edit, _ in active if edit.direction is not None]
         self.composition = _composition(spec, [edit for edit, _ in active])
         wanted = _wanted(spec, manifest)
-        self._runs, self._one_row = bool(wanted), "difference" in wanted
+        self._runs, self._one_row, self._draws = bool(wanted), "difference" in wanted, DRAWER in wanted
         self._networks, self._model = networks, Embedded(manifest, networks)
         self._options = read_options(Options, spec)
         self._edited_code = CodeEdit(spec, bundle)
@@ -151,10 +153,16 @@ class WPlus:
             }
             out = self._denoiser.difference(track, z, lambda t: conditions, FrameInputs())
         whole = bool(self._options.whole)
-        difference, picture = decode_difference(self._model.decode, z, out, view.mask, whole=whole)
+        draw = self._drawn if self._draws else two_rows(self._model.decode)
+        difference, picture = decode_difference(draw, z, out, view.crop, view.mask, whole=whole)
         if view.hidden is None:
             return Answer(difference)
         return Answer(difference, (picture, covered_share(difference) * np.minimum(view.mask, view.hidden)))
+
+    def _drawn(self, z: Array, edited: Array, crop: Array) -> tuple[Array, Array]:
+        latents = {"source": np.ascontiguousarray(z), "edited": np.ascontiguousarray(edited)}
+        difference = self._networks[DRAWER](**latents, image=np.ascontiguousarray(crop[None]))["difference"][0]
+        return difference, crop + difference
 
 
 def _wanted(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
@@ -175,6 +183,8 @@ def _wanted(spec: EditSpec, manifest: Manifest) -> tuple[str, ...]:
         return *_ALWAYS, "denoiser"
     if options.w_scale != default.w_scale:
         raise EditError("option w_scale belongs to the denoiser: leave it out, or give rows=2")
+    if DRAWER in manifest.networks:
+        return "w_encoder", "vae_encoder", "difference", DRAWER
     return *_ALWAYS, "difference"
 
 

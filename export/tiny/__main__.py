@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[str, float]] = {
     "autoencoder": ("autoencoder", 40),
     "pairs": ("pairs", 0),
     "difference": ("difference", 210),
+    "difference_decoder": ("difference_decoder", 60),
     "denoiser": ("denoiser", 45),
     "decoder": ("decoder", 20),
     "pack": ("pack", 0),
@@ -37,7 +38,7 @@ STAGES: dict[str, tuple[str, float]] = {
 
 PREPARING = ("prepare", "poses")
 ANALYSIS = ("landmarks", "parser", "detector")
-EDITING = ("autoencoder", "pairs", "difference", "denoiser", "decoder")
+EDITING = ("autoencoder", "pairs", "difference", "difference_decoder", "denoiser", "decoder")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from mien.export.tiny.dataset import Prepared
 from mien.export.tiny.stage import Arguments
 
 PICTURES = {"crops": 90, "hair": 75, "person": 75}  # name in `prepared` -> quality of its WebP
-EXACT, HALVED = ("autoencoder",), ("difference", "denoiser")
+EXACT, HALVED = ("autoencoder",), ("difference", "difference_decoder", "denoiser")
 STAGES = (*EXACT, *HALVED)
 POINT_STEPS = 64
 LIMIT_MB = 44.0

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mien.engine.bundle import PACKAGED, Bundle, NetworkSpec, pack_directions
-from mien.engine.networks.autoencoder import Decoder, Encoder
+from mien.engine.networks.autoencoder import Decoder, DifferenceDecoder, Encoder
 from mien.engine.networks.denoiser import Denoiser, DifferenceDenoiser
 from mien.engine.networks.detector import Detector
 from mien.engine.networks.landmarks import Landmarks
@@ -29,7 +29,7 @@ from mien.export.tiny.paint import EDITS_FILE
 from mien.export.tiny.quantize import calibration, quantize
 from mien.export.tiny.stage import Arguments
 
-VERSION = "0.9.0"
+VERSION = "0.10.0"
 # The largest difference from torch that a file may have, over the largest value of the output. float16 rounds a weight by 2**-11 of
 # it; what that adds up to over the layers was a third of the bound at most. 8 bits were measured to cost 0.013.
 FLOAT16_BOUND, INT8_BOUND = 16 * 2.0**-11, 0.04
@@ -108,6 +108,7 @@ def _synthesis_parts(runs: Path) -> tuple[dict[str, Part], Mapping[str, Tensor],
     denoised = torch.load(runs / "denoiser" / "final.pt", weights_only=True)
     channels = int(saved["kwargs"]["latent_channels"])
     encoder, decoder, w_encoder = Encoder(**saved["kwargs"]), Decoder(**saved["kwargs"]), WEncoder()
+    drawer, d_kwargs = _trained(runs, "difference_decoder", DifferenceDecoder)
     denoiser, difference = Denoiser(**denoised["kwargs"]), DifferenceDenoiser(**edited["kwargs"])
     for module, weights in (
         (encoder, saved["encoder"]),
@@ -182,6 +183,22 @@ def _synthesis_parts(runs: Path) -> tuple[dict[str, Part], Mapping[str, Tensor],
                 "w_plus": w_plus,
                 "w_edited": w_plus + 0.3 * torch.randn_like(w_plus),
                 "coordinates": torch.rand(2, 2, 32, 32) * 2 - 1,
+            },
+        ),
+        "difference_decoder": Part(
+            "autoencoder.DifferenceDecoder",
+            d_kwargs,
+            drawer,
+            {  # the engine draws no more than the mask needs
+                "source": ("B", channels, "H/8", "W/8"),
+                "edited": ("B", channels, "H/8", "W/8"),
+                "image": ("B", 3, "H", "W"),
+            },
+            {"difference": ("B", 3, "H", "W")},
+            {
+                "source": latents[..., :20],
+                "edited": latents[..., :20] + 0.2 * torch.randn_like(latents[..., :20]),
+                "image": _image(256)[..., :160].contiguous(),
             },
         ),
         "denoiser": Part("denoiser.Denoiser", denoised["kwargs"], denoiser, inputs, outputs, examples),

@@ -144,11 +144,12 @@ def _make_sample(runs: Path, seed: int, job: tuple[int, int]) -> tuple[Array, ..
     place = {key: n for n, key in enumerate(sources)}
     source_z = z[[place[id(source.rgb)] for source, _ in pairs]]
     points = np.stack([landmarks_of(source, flip) for source, _ in pairs])
-    views = np.stack([_view(p, flip) for p in (usual.rgb, *targets)])
+    views = np.stack([view_of(p, flip) for p in (usual.rgb, *targets)])
     return views[0], source_z, z[len(sources) :], views[1:], points, strengths
 
 
-def _view(picture: Array, flip: bool) -> Array:
+def view_of(picture: Array, flip: bool) -> Array:
+    """What the W+ encoder sees of a picture (S, S, 3) in [0, 1], or of its mirror image: (128, 128, 3) uint8."""
     small = cv2.resize(picture[:, ::-1] if flip else picture, (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA)
     return (small * 255 + 0.5).astype(np.uint8)
 

@@ -19,7 +19,7 @@ from mien.engine.bundle import PACKAGED, Bundle
 from mien.export.tiny.loop import replace_file
 from mien.export.tiny.stage import Arguments
 
-ANALYSIS = ("detector", "landmarks", "parser")
+ALONE = ("detector", "landmarks", "parser", "difference_decoder")  # stages of one network of that name
 
 
 def weights_of(bundle: Bundle, network: str) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def run(args: Arguments) -> None:
     def kwargs(network: str) -> dict[str, Any]:
         return dict(bundle.networks[network].architecture.kwargs)
 
-    made: dict[str, dict[str, Any]] = {name: {"state": state(name), "kwargs": kwargs(name)} for name in ANALYSIS}
+    made: dict[str, dict[str, Any]] = {name: {"state": state(name), "kwargs": kwargs(name)} for name in ALONE}
     made["autoencoder"] = {
         "kwargs": kwargs("vae_encoder"),
         "encoder": state("vae_encoder"),

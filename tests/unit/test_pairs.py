@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mien.export.tiny import pairs
+from mien.export.tiny import edit_pictures, pairs
 from mien.export.tiny.dataset import Prepared
 from mien.export.tiny.draw_age import age, smile_folds
 from mien.export.tiny.draw_glasses import sunglasses
 from mien.export.tiny.draw_makeup import lips, lipstick, skin_tone
+from mien.export.tiny.edit_pairs import Noiser, alphas_cumprod
 from mien.export.tiny.face_marks import CREASES, FOLDS, Canvas
 from mien.export.tiny.matte import hair_matte, skin_mask
 from mien.export.tiny.paint import EDITS, EDITS_FILE, Face, crop_scale_of, make_pair, opened
@@ -331,6 +332,43 @@ def test_entries_are_of_the_crop_that_their_edits_are_deployed_on(
         shown = cv2.resize(target_w[e], (32, 32), interpolation=cv2.INTER_AREA)
         assert np.abs(seen(target_z[e]) - shown).mean() < 1
         assert np.median(np.abs(target_z[e] - source_z[e])) < 0.01 < np.abs(target_z[e] - source_z[e]).max()
+
+
+def test_a_sample_is_what_the_network_answers_for_its_source(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def difference(
+        noised: torch.Tensor,
+        source: torch.Tensor,
+        t: torch.Tensor,
+        w: torch.Tensor,
+        edited: torch.Tensor,
+        at: torch.Tensor,
+    ) -> torch.Tensor:
+        assert at.shape == (len(source), 2, 32, 32) and (t == edit_pictures.T_VAL).all()
+        return (edited - w).mean((1, 2))[:, None, None, None].expand_as(source)
+
+    model = type("Model", (), {})()
+    model.w_encoder = lambda views: torch.zeros(len(views), 12, 64)
+    model.directions = torch.ones(len(EDITS), 12, 64)
+    model.difference = difference
+
+    def encoder(pictures: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pictures, 8)
+
+    held = edit_pictures._Networks(prepared, encoder, model, Noiser(alphas_cumprod()))
+    monkeypatch.setattr(edit_pictures, "_state", held)
+    for is_val in (True, False):
+        source, target, z, edited, strengths = edit_pictures._make_sample(Path(), 0, (0, is_val))
+        entries = len(EDITS) + pairs.COMBINATIONS
+        assert source.shape == target.shape == (entries, 256, 256, 3) and source.dtype == target.dtype == np.uint8
+        blocks = source.reshape(entries, 32, 8, 32, 8, 3).mean((2, 4)).transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(z, blocks / 127.5 - 1, atol=2e-3)
+        told = (edited.astype(np.float32) - z).mean((1, 2, 3))
+        np.testing.assert_allclose(told, strengths.sum(1), atol=5e-3)
+        assert np.array_equal(strengths, np.sign(strengths)) == is_val
+        changed = np.abs(target.astype(np.int16) - source).max((1, 2, 3))
+        assert (changed > 2)[np.abs(strengths).sum(1) > 0.5].all() and not changed[~strengths.any(1)].any()
 
 
 def test_landmarks_of_a_mirrored_face(face: Face) -> None:

@@ -105,9 +105,9 @@ def blob(x0: int, y0: int, x1: int, y1: int) -> Array:
 @pytest.mark.parametrize(
     ("box", "window"),
     [
-        ((80, 72, 104, 88), (10, 11)),  # rows 9..10 and columns 10..12, and HALO on every side
-        ((0, 0, 1, 1), (5, 5)),
-        ((PX - 1, 0, PX, 9), (6, 5)),
+        ((80, 72, 104, 88), (12, 13)),  # rows 9..10 and columns 10..12, and HALO on every side
+        ((0, 0, 1, 1), (6, 6)),
+        ((PX - 1, 0, PX, 9), (7, 6)),
         ((0, 0, PX, PX), (LATENTS, LATENTS)),
     ],
 )
@@ -145,7 +145,7 @@ def test_an_empty_mask_is_no_error_and_costs_little() -> None:
 def test_what_an_averaged_mask_has_left_is_not_decoded() -> None:
     mask = blob(80, 72, 104, 88)
     mask[5, 5] = 1e-5
-    assert finish(mask)[1].decoded == [(2, 4, 10, 11)]
+    assert finish(mask)[1].decoded == [(2, 4, 12, 13)]
 
 
 ONE_ROW = replace(MANIFEST, networks={"difference": cast(NetworkSpec, None)})
@@ -247,3 +247,29 @@ def test_the_cover_is_the_decoded_answer_within_its_region() -> None:
     assert share.max() > 0.5
     source = networks.decode(CROP[None, [0, 1, 2, 0], ::SCALE, ::SCALE])["image"][0]
     np.testing.assert_allclose(picture - source, out.difference, atol=1e-6)
+
+
+def test_the_bundles_difference_decoder_draws_on_the_crop() -> None:
+    asked: list[tuple[tuple[int, ...], ...]] = []
+
+    def draw(source: Array, edited: Array, image: Array) -> dict[str, Array]:
+        asked.append((source.shape, edited.shape, image.shape))
+        return {"difference": (edited - source)[:, :3].repeat(SCALE, 2).repeat(SCALE, 3) - 0.5 * image}
+
+    both = replace(MANIFEST, networks=dict.fromkeys(("difference", "difference_decoder"), cast(NetworkSpec, None)))
+    spec = EditSpec(edits=(("a", 1.0),))
+    assert WPlus.networks(spec, both) == ("w_encoder", "vae_encoder", "difference", "difference_decoder")
+    two_rows = replace(spec, options=(("rows", 2.0),))
+    assert WPlus.networks(two_rows, both) == ("w_encoder", "vae_encoder", "vae_decoder", "denoiser")
+    networks = Networks()
+    networks["difference_decoder"] = draw
+    track = FaceTrack(0, w_sum=np.zeros((1, 12, 64), np.float32), w_count=1)
+    mask = blob(64, 64, 96, 96)
+    out = WPlus(spec, bundle(both, 4.0), networks).finish(track, view(mask, mask))
+    assert out is not None and out.difference is not None and out.cover is not None
+    rows, columns = asked[0][0][2:]
+    assert asked == [((1, 4, rows, columns), (1, 4, rows, columns), (1, 3, SCALE * rows, SCALE * columns))]
+    assert rows < LATENTS and columns < LATENTS, "no more of it than shows"
+    drawn = np.s_[:, 64:96, 64:96]
+    np.testing.assert_allclose((out.cover[0] - out.difference)[drawn], CROP[drawn], atol=1e-6)
+    assert not networks.decoded, "the decoder of pictures is not asked"
