@@ -85,9 +85,9 @@ class DifferenceDecoder(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(2 * latent_channels, coarse, 3, padding=1), nn.ReLU())
         self.coarse = nn.Sequential(*(ResidualBlock(coarse) for _ in range(depths[1])))
         self.up = nn.Sequential(nn.Conv2d(coarse, 4 * fine, 3, padding=1), nn.PixelShuffle(2))
-        self.picture = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, fine, 3, padding=1))
+        self.picture = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(3 * 16, fine, 3, padding=1))
         self.fine = nn.Sequential(*(ResidualBlock(fine) for _ in range(depths[0])))
-        last = nn.Conv2d(fine, 64, 3, padding=1)
+        last = nn.Conv2d(fine, 4 * 16, 3, padding=1)  # a share beside the three colours
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
         self.out = nn.Sequential(last, nn.PixelShuffle(4))
