@@ -139,6 +139,9 @@ def inputs(name: str, frame: Frame) -> dict[str, Array]:
     channels = manifest.latent_channels
     if name == "vae_decoder":
         return {"latents": rng.standard_normal((2, channels, 13, 20), np.float32)}
+    if name == "difference_decoder":
+        z, change = rng.standard_normal((2, 2, channels, 16, 12), np.float32)
+        return {"source": z, "edited": z + 0.2 * change, "image": np.ascontiguousarray(picture(128)[..., :96])}
     if name not in ("denoiser", "difference"):
         return {"image": picture(256 if name == "vae_encoder" else 128)}
     known = {"timestep": np.array([350, 350], np.float32), "w_scale": np.ones(2, np.float32)}
