@@ -104,9 +104,9 @@ def talk(seed: int, count: int, smiling: float = CONTENT) -> list[Act]:
             **shape,
             "eyeBlink": float(blink[i]) if count > 5 else 0.0,
             "mouthSmile": smiling,
+            "cheekRaiser": 0.5 * (smiling - CONTENT),
             "browDown": 0.15,
         }
-        expression["cheekRaiser"] = 0.5 * (smiling - CONTENT)
         gaze = (float(-0.75 * yaw[i]), float(2.0 + 0.5 * pitch[i]))
         out.append(Act(expression, Pose(float(yaw[i]), float(pitch[i]), float(roll[i])), gaze))
     return out

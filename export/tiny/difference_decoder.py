@@ -34,7 +34,7 @@ RECIPE = Recipe(6e-4, 1e-5)
 def training_loss(
     model: nn.Module, pictures: EditPictures, rng: np.random.Generator, device: str, sharpness: float
 ) -> Tensor:
-    """Loss of one random batch. sharpness: weight of the absolute errors."""
+    """Loss () of one random batch. device: of the model. sharpness: weight of the absolute errors, 0..1."""
     batch, weights = pictures.windows(rng)
     z, edited, source, target = (part.to(device) for part in batch)
     with mixed_precision(device):
@@ -49,7 +49,10 @@ def training_loss(
 def validate(
     model: nn.Module, decoder: nn.Module, pictures: EditPictures, sheet: Path | None, limit: int = 10_000
 ) -> dict[str, tuple[float, float]]:
-    """Relative errors per edit, of the model and of the decoder; a sheet of source, target, the decoder's and the model's."""
+    """Relative errors per edit, of the model and of the decoder, on the first `limit` val samples; all networks on the CPU.
+
+    sheet: where to write a picture of source, target, the decoder's answer and the model's, edit below edit.
+    """
     scores: dict[str, tuple[float, float]] = {}
     strips: list[Tensor] = []
     for entry, name in enumerate((*EDITS, "combined")):
@@ -72,12 +75,11 @@ def validate(
 
 
 def run(args: Arguments) -> None:
-    """Make the pictures unless they are there, train for `args.minutes` in all, then write `difference_decoder/final.pt`."""
+    """Make the pictures unless they are there and new, train for `args.minutes` in all, then write `difference_decoder/final.pt`."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     folder = args.runs / "difference_decoder"
-    if not (folder / "is_val.npy").exists():
-        make(args)
+    make(args)
     pictures = EditPictures(args.runs)
     saved = torch.load(args.runs / "autoencoder" / "final.pt", weights_only=True)
     decoder = Decoder(**saved["kwargs"]).eval()

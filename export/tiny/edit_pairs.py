@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mien.engine.face.coordinates import MEAN_FACE, face_coordinates
 from mien.engine.types import Array
+from mien.export.tiny.dataset import planes
 from mien.export.tiny.paint import EDITS
 from mien.export.tiny.prepare import CROP_PX
 
@@ -123,11 +124,11 @@ class EditPairs:
 
     def plain_views(self, ids: Array) -> Tensor:
         """(B, 3, 128, 128) in [-1, 1] of the unedited crops, as the W+ encoder sees them."""
-        return _views(self._rows("plain_w", ids))
+        return planes(self._rows("plain_w", ids))
 
     def target_views(self, ids: Array, entries: Array) -> Tensor:
         """The same of the edited ones."""
-        return _views(self._rows("target_w", ids, entries))
+        return planes(self._rows("target_w", ids, entries))
 
 
 def _root(places: Array) -> Array:
@@ -155,10 +156,6 @@ def _mapped(runs: Path, name: str) -> Array:
 
 def _has_room(device: torch.device, size_bytes: int) -> bool:
     return device.type == "cuda" and size_bytes < torch.cuda.mem_get_info(device)[0] / 2
-
-
-def _views(pictures: Tensor) -> Tensor:
-    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()

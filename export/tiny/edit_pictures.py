@@ -25,7 +25,7 @@ from mien.engine.face.coordinates import face_coordinates
 from mien.engine.networks.autoencoder import Encoder
 from mien.engine.types import Array
 from mien.export.tiny.augment import degrade
-from mien.export.tiny.dataset import Prepared
+from mien.export.tiny.dataset import Prepared, planes, write_samples
 from mien.export.tiny.difference import T_VAL, EditModel, code_change, go_on_from
 from mien.export.tiny.edit_pairs import Noiser, alphas_cumprod, landmark_error
 from mien.export.tiny.paint import EDITS, Face, make_pair
@@ -37,6 +37,7 @@ NAMES = ("source", "target", "source_z", "edited_z", "strengths")
 BATCH, WINDOW, LATENT_PX = 16, 16, 8  # WINDOW: latents a side
 DEGRADED_SHARE, NOTHING_SHARE, ANYWHERE_SHARE = 0.5, 0.03, 0.2
 SHOWS = 2  # grey levels
+OWN_DRAWS = 17  # part of the seed, so that these are not the draws of `pairs`
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ def _make_sample(runs: Path, seed: int, job: tuple[int, bool]) -> tuple[Array, .
     """The entries of a tile, see the file's first lines; of a val tile as it is, at full strength."""
     own = _networks(runs)
     tile, is_val = job
-    rng = np.random.default_rng([seed, tile, 17])
+    rng = np.random.default_rng([seed, tile, OWN_DRAWS])
     look = Look() if is_val else draw_look(rng)
     faces = [face_of(own.prepared, tile, look, wide) for wide in (False, True)]
     if not is_val and rng.random() < DEGRADED_SHARE:
@@ -83,11 +84,11 @@ def _make_sample(runs: Path, seed: int, job: tuple[int, bool]) -> tuple[Array, .
     for n in nothing:
         strengths[n], pairs[n] = 0.0, (pairs[n][0], pairs[n][0].rgb)
     source, target = (np.stack([_bytes(p) for p in part]) for part in zip(*((s.rgb, t) for s, t in pairs), strict=True))
-    z = own.encoder(_planes(source))
+    z = own.encoder(planes(torch.from_numpy(source)))
     off = [np.zeros((68, 2)) if is_val else landmark_error(rng) for _ in pairs]
     points = [landmarks_of(face, False).astype(np.float64) + o for (face, _), o in zip(pairs, off, strict=True)]
     places = torch.from_numpy(np.stack([face_coordinates(p, CROP_PX, z.shape[-1]) for p in points]))
-    w = own.model.w_encoder(_planes(view_of(faces[0].rgb, False)[None])).expand(len(pairs), -1, -1)
+    w = own.model.w_encoder(planes(torch.from_numpy(view_of(faces[0].rgb, False)[None]))).expand(len(pairs), -1, -1)
     t = torch.full((len(pairs),), float(T_VAL))
     noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(int(rng.integers(1 << 31))))[None]
     edited = w + code_change(own.model.directions, torch.from_numpy(strengths))
@@ -103,29 +104,16 @@ def _bytes(picture: Array) -> Array:
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _planes(pictures: Array) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float() / 127.5 - 1
-
-
 def make(args: Arguments) -> None:
-    """Write the samples of every train and val tile; is_val.npy comes last, when all of them are there."""
+    """Write the samples of every train and val tile, unless they are there and as new as the networks they were made with."""
     prepared, folder = Prepared.open(args.runs), args.runs / "difference_decoder"
-    folder.mkdir(parents=True, exist_ok=True)
+    made, used = folder / "is_val.npy", [args.runs / name / "final.pt" for name in ("autoencoder", "difference")]
+    if made.exists() and made.stat().st_mtime >= max(path.stat().st_mtime for path in used):
+        return
     jobs = [(int(i), False) for i in prepared.train_ids] + [(int(i), True) for i in prepared.val_ids]
-    arrays: dict[str, Array] = {}
     with ProcessPoolExecutor(args.workers) as pool:
-        for n, sample in enumerate(pool.map(partial(_make_sample, args.runs, args.seed), jobs, chunksize=4)):
-            for name, value in zip(NAMES, sample, strict=True):
-                if name not in arrays:
-                    shape = (len(jobs), *value.shape)
-                    arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", value.dtype, shape)
-                arrays[name][n] = value
-            if n % 200 == 199:
-                print(f"difference_decoder: {n + 1} of {len(jobs)} samples", flush=True)
-    for array in arrays.values():
-        array.flush()  # type: ignore[attr-defined]
-    np.save(folder / "is_val.npy", np.array([is_val for _, is_val in jobs]))
+        samples = pool.map(partial(_make_sample, args.runs, args.seed), jobs, chunksize=4)
+        write_samples(folder, NAMES, samples, [is_val for _, is_val in jobs], 200)
 
 
 class EditPictures:
@@ -155,7 +143,9 @@ class EditPictures:
         latents = [
             torch.from_numpy(a[sample, entry].astype(np.float32))[None] for a in (self._source_z, self._edited_z)
         ]
-        return *latents, *(_planes(a[sample, entry][None]) for a in (self._source, self._target))
+        return *latents, *(
+            planes(torch.from_numpy(a[sample, entry][None].copy())) for a in (self._source, self._target)
+        )
 
     def windows(self, rng: np.random.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
         """A training batch as of `whole`, and its weights (B,). Mirrored ones are not made: latents have no mirror image."""
@@ -172,8 +162,8 @@ class EditPictures:
             latents = [a[sample, entry][at].astype(np.float32) for a in (self._source_z, self._edited_z)]
             rows.append((*latents, *(a[sample, entry][there] for a in (self._source, self._target))))
             weights.append(self.weight(sample, entry))
-        z, edited, source, target = (np.stack(part) for part in zip(*rows, strict=True))
-        return (torch.from_numpy(z), torch.from_numpy(edited), _planes(source), _planes(target)), torch.tensor(weights)
+        z, edited, source, target = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        return (z, edited, planes(source).contiguous(), planes(target).contiguous()), torch.tensor(weights)
 
     @staticmethod
     def _corner(change: Array, rng: np.random.Generator) -> Array:

@@ -14,6 +14,7 @@ from mien.engine.networks.landmarks import INPUT_PX, Landmarks
 from mien.engine.networks.pyramid import CELL_PX
 from mien.engine.types import Array
 from mien.export.tiny import augment, training
+from mien.export.tiny.dataset import planes
 from mien.export.tiny.loop import mixed_precision
 from mien.export.tiny.scenes import skull
 from mien.export.tiny.stage import Arguments
@@ -130,14 +131,9 @@ def seen(crop: Array, rng: np.random.Generator) -> Array:
     return augment.far_away(crop, rng) if rng.random() < FAR_SHARE else augment.degrade(crop, rng)
 
 
-def as_input(pictures: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
-    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
 def loss(network: Landmarks, batch: training.Batch) -> Tensor:
     """Pixel distance of the soft-argmax, cross entropy of the heat maps against Gaussians, cross entropy of presence."""
-    image = as_input(batch["image"])
+    image = planes(batch["image"])
     with mixed_precision(image.device.type):
         heat, logit = network.heat_logits(image)
     heat, logit = heat.float(), logit.float()  # the soft-argmax needs the digits
@@ -172,9 +168,9 @@ def validate(network: Landmarks, heads: Heads, pictures_to: Path | None = None) 
         crops.append(cv2.warpAffine(heads.pictures[i], matrix, (INPUT_PX, INPUT_PX), borderMode=cv2.BORDER_REPLICATE))
         wanted.append(augment.map_points(matrix, heads.points[i]))
     points = np.stack(wanted)
-    found, presence = (t.numpy() for t in network(as_input(torch.from_numpy(np.stack(crops)))))
+    found, presence = (t.numpy() for t in network(planes(torch.from_numpy(np.stack(crops)))))
     none = torch.from_numpy(np.stack([heads.negative(i, rng) for i in chosen]))
-    absence = network(as_input(none))[1].numpy()
+    absence = network(planes(none))[1].numpy()
     apart = np.maximum(np.linalg.norm(points[:, 42:48].mean(1) - points[:, 36:42].mean(1), axis=-1), 16.0)
     percent = 100 * np.linalg.norm(found - points, axis=-1).mean(1) / apart
     shown = []

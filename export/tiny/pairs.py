@@ -28,7 +28,7 @@ import torch
 from mien.engine.face.points import MIRRORED
 from mien.engine.networks.autoencoder import Encoder
 from mien.engine.types import Array
-from mien.export.tiny.dataset import Prepared
+from mien.export.tiny.dataset import Prepared, write_samples
 from mien.export.tiny.paint import EDITS, Face, crop_scale_of, make_pair, opened, range_of
 from mien.export.tiny.prepare import CROP_PX, PADDED_PX
 from mien.export.tiny.stage import Arguments
@@ -168,22 +168,11 @@ def run(args: Arguments) -> None:
     jobs = [(int(i), k) for k in range(AUGMENTATIONS) for i in prepared.train_ids] + [
         (int(i), -1) for i in prepared.val_ids
     ]
-    out = args.runs / "pairs"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "is_val.npy").unlink(missing_ok=True)
+    folder = args.runs / "pairs"
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "tile.npy", np.array([i for i, _ in jobs], np.int32))
     names = ("plain_w", "source_z", "target_z", "target_w", "points", "strengths")
-    arrays: dict[str, Array] = {}
     with ProcessPoolExecutor(args.workers) as pool:
-        for n, sample in enumerate(pool.map(partial(_make_sample, args.runs, args.seed), jobs, chunksize=8)):
-            for name, value in zip(names, sample, strict=True):
-                if name not in arrays:
-                    shape = (len(jobs), *value.shape)
-                    arrays[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", value.dtype, shape)
-                arrays[name][n] = value
-            if n % 500 == 499:
-                print(f"pairs: {n + 1} of {len(jobs)}", flush=True)
-    for array in arrays.values():
-        array.flush()  # type: ignore[attr-defined]
-    np.save(out / "tile.npy", np.array([i for i, _ in jobs], np.int32))
-    np.save(out / "is_val.npy", np.array([k < 0 for _, k in jobs]))
+        samples = pool.map(partial(_make_sample, args.runs, args.seed), jobs, chunksize=8)
+        write_samples(folder, names, samples, [k < 0 for _, k in jobs], 500)
     print(f"pairs: {len(jobs)} samples of {len(EDITS)} edits and {COMBINATIONS} combinations")

@@ -13,7 +13,7 @@ from torch.nn import functional
 from mien.engine.networks.parser import INPUT_PX, Parser
 from mien.engine.types import Array
 from mien.export.tiny import augment, training
-from mien.export.tiny.landmarks import as_input
+from mien.export.tiny.dataset import planes
 from mien.export.tiny.loop import mixed_precision
 from mien.export.tiny.poses import POOL_PX, SOURCE_PX
 from mien.export.tiny.prepare import CROP_PX
@@ -84,7 +84,7 @@ class Heads:
 
 def loss(network: Parser, batch: training.Batch) -> Tensor:
     """Cross entropy against the soft masks, and one minus the soft overlaps of the face and of the hair."""
-    image = as_input(batch["image"])
+    image = planes(batch["image"])
     with mixed_precision(image.device.type):
         logits = network.logits(image)
     logits = logits.float()
@@ -106,7 +106,7 @@ def validate(network: Parser, heads: Heads, pictures_to: Path | None = None) -> 
     for i in range(0, len(heads.points), max(1, len(heads.points) // 128)):
         rng = np.random.default_rng(i)
         plain, covered = [heads.crop(i, matrix, rng) for matrix in matrices], heads.sample(i, rng)
-        found = network(as_input(torch.from_numpy(np.stack([picture for picture, _ in (*plain, covered)])))).numpy()
+        found = network(planes(torch.from_numpy(np.stack([picture for picture, _ in (*plain, covered)])))).numpy()
         judged = [
             (f"{part}{'' if width == 1 else f' at {width}'}", picked, masks, which)
             for width, picked, (_, masks) in zip(VALIDATED, found[:-1], plain, strict=True)

@@ -1,7 +1,10 @@
 """The stage that learns to draw differences: the pictures it is shown, and that it learns from them."""
 
+import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,8 +13,10 @@ import torch
 
 from mien.engine.networks.autoencoder import DifferenceDecoder
 from mien.export.tiny import difference_decoder, edit_pictures
+from mien.export.tiny.dataset import write_samples
 from mien.export.tiny.edit_pictures import LATENT_PX, WINDOW, EditPictures
 from mien.export.tiny.paint import EDITS
+from mien.export.tiny.stage import Arguments
 
 SAMPLES, ENTRIES, CHANNELS, SIDE = 12, len(EDITS) + 1, 3, 32
 
@@ -77,14 +82,14 @@ def test_it_learns_the_difference(pictures: EditPictures, monkeypatch: pytest.Mo
     monkeypatch.setattr(edit_pictures, "BATCH", 8)
     before = errors()
     assert set(before) == {*EDITS, "combined"}
-    assert all(pair == (1.0, 1.0) for pair in before.values()), "untrained it answers nothing"
+    assert all(pair == pytest.approx((1, 1)) for pair in before.values()), "untrained it answers nothing"
     for step in range(80):
         optimizer.zero_grad()
         rng = np.random.default_rng(step)
         difference_decoder.training_loss(model, pictures, rng, "cpu", step / 80).backward()
         optimizer.step()
     after = errors()
-    assert all(two == 1.0 for _, two in after.values())
+    assert all(two == pytest.approx(1) for _, two in after.values())
     assert max(one for one, _ in after.values()) < 0.5, after
 
 
@@ -94,3 +99,46 @@ def test_a_step_stays_on_the_device(pictures: EditPictures, monkeypatch: pytest.
     loss = difference_decoder.training_loss(model, pictures, np.random.default_rng(0), "meta", 1.0)
     loss.backward()
     assert loss.device.type == "meta" and all(p.grad is not None for p in model.parameters())
+
+
+def test_samples_are_whole_or_not_there(tmp_path: Path) -> None:
+    rows = [(np.full((2, 3), n, np.uint8), np.full(4, n, np.float32)) for n in range(5)]
+    is_val = [False, False, True, False, True]
+    write_samples(tmp_path, ("a", "b"), rows, is_val, 2)
+    assert np.array_equal(np.load(tmp_path / "is_val.npy"), is_val)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.stack([a for a, _ in rows]))
+    assert np.array_equal(np.load(tmp_path / "b.npy"), np.stack([b for _, b in rows]))
+
+    def broken() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield rows[0]
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        write_samples(tmp_path, ("a", "b"), broken(), is_val, 2)
+    assert not (tmp_path / "is_val.npy").exists(), "what was there is overwritten in part"
+
+
+def test_samples_of_older_networks_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+
+    def write(folder: Path, *_: object) -> None:
+        calls.append(folder)
+        folder.mkdir(exist_ok=True)
+        (folder / "is_val.npy").touch()
+
+    nobody = np.array([], int)
+    monkeypatch.setattr(edit_pictures, "write_samples", write)
+    opened = SimpleNamespace(open=lambda runs: SimpleNamespace(train_ids=nobody, val_ids=nobody))
+    monkeypatch.setattr(edit_pictures, "Prepared", opened)
+    args = Arguments(data=tmp_path, runs=tmp_path, minutes=0)
+    for name in ("autoencoder", "difference"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "final.pt").touch()
+    for newer, expected in ((None, 1), (None, 1), ("difference", 2), (None, 2), ("autoencoder", 3)):
+        if newer is not None:
+            ahead = (tmp_path / "difference_decoder" / "is_val.npy").stat().st_mtime + 10
+            os.utime(tmp_path / newer / "final.pt", (ahead, ahead))
+        edit_pictures.make(args)
+        if newer is not None:
+            os.utime(tmp_path / "difference_decoder" / "is_val.npy", (ahead + 10, ahead + 10))
+        assert len(calls) == expected, newer
