@@ -68,6 +68,7 @@ TRUTHS: dict[str, tuple[Change, Change | None]] = {
     "mouth_open": (Change({"jawOpen": 0.4}), None),
     "brow_raise": (Change({"browInnerUp": 0.65, "browOuterUp": 0.65}), Change({"browDown": 0.9})),
     "eyes_open": (Change({"eyeWide": 0.9}), Change({"eyeBlink": 0.35})),
+    "eyes_closed": (Change({"eyeBlink": 1.0}), None),
     "face_width": (Change(wider=1.0), Change(wider=-1.0)),
 }
 

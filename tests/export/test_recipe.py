@@ -1,6 +1,8 @@
 """The order of the recipe: what ended stays ended, what fails is told."""
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mien.export.tiny import __main__ as recipe
-from mien.export.tiny import loop, pairs, scenes
+from mien.export.tiny import loop, pairs, recipe, scenes
 from mien.export.tiny.stage import Arguments
 
 
@@ -167,3 +168,15 @@ def test_all_tells_that_the_other_process_failed(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="analysis networks were not trained"):
         recipe.run_all(Arguments(data=tmp_path, runs=tmp_path, minutes=0, threads=2), 0)
     assert not (tmp_path / "ended" / "landmarks").exists()
+
+
+def test_the_command_line_goes_on_where_an_earlier_run_ended(tmp_path: Path) -> None:
+    """Both processes of it; nothing is left to do but to pack, for which there is nothing."""
+    (tmp_path / "ended").mkdir()
+    for stage in (*recipe.PREPARING, *recipe.ANALYSIS, *recipe.EDITING):
+        (tmp_path / "ended" / stage).touch()
+    command = [sys.executable, "-m", "mien.export.tiny", "all", "--data", str(tmp_path), "--runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    for stage in (*recipe.PREPARING, *recipe.ANALYSIS, *recipe.EDITING):
+        assert f"{stage}: ended before" in done.stdout, done.stderr
+    assert done.returncode == 1 and "were not trained" not in done.stderr
