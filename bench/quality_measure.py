@@ -2,6 +2,8 @@
 
 response      of the edit's own score, see quality_scores.py
 jaw_r         correlation over the frames of the result's jawOpen with the source's, which moves; 0 for a result whose jaw is frozen
+lips_r        the same of the gap between the lips, by the judge's mesh: jawOpen is a judge's reading of the whole mouth, and another
+              expression around a moving jaw changes it; the gap is what is seen to move
 leakage       {blendshape: mean absolute change}, without the edit's own and their opposites
 background    mean absolute change of R, G, B in 8-bit levels, inside the paste box, where there is neither person nor hair nor face
 outside       samples that differ outside the paste boxes, all planes, in all
@@ -31,6 +33,8 @@ from mien.engine.types import Array, Frame
 
 # A source whose jaw moves less tells nothing about whether its motion is kept.
 STILL_JAW = 0.01
+STILL_LIPS = 0.01  # standard deviation of the gap, distances between the eyes; about what the mesh itself trembles
+INNER_LIPS = (13, 14)  # their middles, of the judge's mesh
 LOST = 3.0
 
 
@@ -150,6 +154,8 @@ class Run:
         self._note("leakage", {k: abs(blend[k] - seen.blend[k]) for k in others})
         before, after = seen.mesh[:, :2], pair.mesh[:, :2]
         eyes = float(np.hypot(*(before[[33, 133]].mean(0) - before[[263, 362]].mean(0))))
+        upper, lower = INNER_LIPS
+        self._note("lips", [float(np.hypot(*(at[lower] - at[upper]))) / eyes for at in (before, after)])
         moved = np.hypot(*(after - before).T) / eyes
         self._note("drift", {name: float(moved[ids].mean()) for name, ids in teacher.regions.items()})
         self._note("face_lost", presence - seen.presence < -LOST)
@@ -193,11 +199,12 @@ class Run:
     def figures(self) -> dict[str, Any]:
         """See the file's first lines; None for what could not be measured."""
         notes = self._lists
-        jaws = np.asarray(notes.get("jaw", np.zeros((0, 2))))
+        jaws, lips = (np.asarray(notes.get(name, np.zeros((0, 2)))).T for name in ("jaw", "lips"))
         return {
             "frames": len(notes.get("response", ())),
             "response": _mean(notes.get("response")),
-            "jaw_r": motion_kept(jaws[:, 0], jaws[:, 1], STILL_JAW),
+            "jaw_r": motion_kept(jaws[0], jaws[1], STILL_JAW),
+            "lips_r": motion_kept(lips[0], lips[1], STILL_LIPS),
             "leakage": mean_by_name(notes.get("leakage")),
             "background": _mean(notes.get("background")),
             "outside": self._outside,

@@ -1,6 +1,6 @@
 """What the runs of `mien bench quality --bundle` come to: one row per edit, once for the clips at hand and once for those held out.
 
-A figure that should stay small (or, jaw_r, near 1) is each clip's worst over its strengths; a row holds the mean over the
+A figure that should stay small (or, jaw_r and lips_r, near 1) is each clip's worst over its strengths; a row holds the mean over the
 clips and the worst clip with its name, and how many clips it is of, where that is not all. Leakage is at each end of an edit's range.
 """
 
@@ -21,6 +21,7 @@ OUTSIDE = "outside box"
 # heading -> (value of one run's figures, whether small is good)
 FIGURES: dict[str, tuple[Callable[[dict[str, Any]], float | None], bool]] = {
     "jawOpen r": (lambda f: f["jaw_r"], False),
+    "lips r": (lambda f: f["lips_r"], False),
     "background": (lambda f: f["background"], True),
     OUTSIDE: (lambda f: f["outside"], True),
     OWN_DRIFT: (lambda f: f["own_drift"], True),

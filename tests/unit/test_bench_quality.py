@@ -6,7 +6,8 @@ import dataclasses
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from mien.bench.quality_scores import (
     score_of,
 )
 from mien.bench.quality_statistics import correlation, from_nothing, is_monotone, motion_kept, spearman, strengths_of
-from mien.bench.quality_teacher import Seen, load_judge, luma_of, start_judge, touching, window_of
+from mien.bench.quality_teacher import Seen, Teacher, load_judge, luma_of, start_judge, touching, window_of
 from mien.engine.bundle import Bundle
 from mien.engine.config import EngineConfig
 from mien.engine.errors import EditError, MediaError, UnavailableError
@@ -178,6 +179,31 @@ def test_flicker_is_the_results_motion_over_the_sources() -> None:
     assert figures["flicker"] == pytest.approx(1.5) and figures["outside"] == 0 and figures["frames"] == 3
     assert figures["background"] == pytest.approx(5 / 3, abs=0.05), "5 levels in one frame of three"
     assert figures["jaw_r"] is figures["leakage"] is figures["drift"] is figures["warp_ratio"] is None
+
+
+def test_the_gap_between_the_lips_is_followed_whatever_jaw_open_says() -> None:
+    def mesh(gap: float) -> np.ndarray:
+        points = np.zeros((478, 3))
+        points[[33, 133], 0], points[[263, 362], 0] = -10, 10
+        points[14, 1] = gap
+        return points
+
+    def run(gaps: list[float]) -> dict[str, object]:
+        results = iter(gaps)
+        teacher = SimpleNamespace(regions={"nose": [1]}, again=lambda *_: (mesh(next(results)), 5.0, {"jawOpen": 0.3}))
+        measured = Run(ANY, 1.0, cast(Teacher, teacher))
+        for index, gap in enumerate([0.0, 4.0, 8.0]):
+            seen = SimpleNamespace(
+                window=(0, 0, 32, 32), background=lambda: None, hull=np.ones((32, 32), bool), flow=None, presence=5.0,
+                blend={"jawOpen": gap / 10}, mesh=mesh(gap), region=lambda _: None,
+            )  # fmt: skip
+            place = Place((0, 0, 32, 32), np.eye(2, 3), seen=cast(Seen, seen))
+            measured.add(frame(9, index=index), frame(9, index=index), (), place, None)
+        return measured.figures()
+
+    followed = run([0.0, 3.0, 6.0])
+    assert followed["lips_r"] == pytest.approx(1.0) and followed["jaw_r"] == 0.0
+    assert run([5.0, 5.0, 5.0])["lips_r"] == 0.0 and run([8.0, 4.0, 0.0])["lips_r"] == pytest.approx(-1.0)
 
 
 def test_clips_are_found_and_wrong_paths_said(tmp_path: Path) -> None:

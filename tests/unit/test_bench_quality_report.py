@@ -18,8 +18,8 @@ from mien.bench.quality_table import digits, rows_of, tables, text_of, worst_of
 def series(clip: str, responses: list[float], held_out: bool = False, flicker: float = 1.0) -> Series:
     out = Series("smile", clip, held_out, strip=picture())
     for strength, response in zip([-1.0, 0.0, 1.0], responses, strict=True):
-        figures = {"frames": 5, "response": response, "jaw_r": 0.9, "background": 0.1, "outside": 0, "own_drift": 1e-4}
-        figures |= {"flicker": flicker * (1 + abs(strength)), "warp_ratio": 1.0, "face_lost": 0}
+        figures = {"frames": 5, "response": response, "jaw_r": 0.9, "lips_r": 0.99, "background": 0.1, "outside": 0}
+        figures |= {"flicker": flicker * (1 + abs(strength)), "warp_ratio": 1.0, "face_lost": 0, "own_drift": 1e-4}
         figures |= {"leakage": {"cheekPuff": 0.1 * abs(strength), "jawOpen": 0.01}, "drift": dict.fromkeys(
             ("eyes", "brows", "nose", "oval", "mouth"), 0.01)}  # fmt: skip
         out.runs[strength] = figures
