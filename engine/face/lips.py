@@ -2,13 +2,14 @@
 
 One smooth field would stretch both lips over the gap. So the field is made twice, for the upper side of the seam without the motions of
 the lower lip and jaw and for the lower side without those of the upper lip. Each side of the gap takes its own; towards the corners of
-the mouth, and beyond them, both are the same. The seam is the darkest line near the landmarks of the inner lips, which are seldom
-nearer to it than two or three pixels of a crop.
+the mouth, and beyond them, both are the same. Between landmarks a lip's edge moves by a curve through their motions: a wide mouth,
+whose landmarks lie further apart, opens in one arc as a narrow one does. The seam is the darkest line near the landmarks of the inner
+lips, which are seldom nearer to it than two or three pixels of a crop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -29,19 +30,24 @@ from mien.kernels.color import LUMA
 
 LOWER_JAW = tuple(range(4, 13))
 UPPER_LIP, LOWER_LIP = (*range(49, 54), *range(61, 64)), (*range(55, 60), *range(65, 68))
-INNER_UPPER, INNER_LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
+INNER_UPPER, INNER_LOWER = (48, 60, 61, 62, 63, 64, 54), (48, 60, 67, 66, 65, 64, 54)
+# The edges that move: 60 and 64 belong to both lips, which part there already.
+UPPER_EDGES = (48, 49, 50, 51, 52, 53, 54), (48, 61, 62, 63, 54)
+LOWER_EDGES = (48, 59, 58, 57, 56, 55, 54), (48, 67, 66, 65, 54)
 
 GRID = 128  # nodes of the field a side, at most one a pixel: what lies between two of them, across the gap, is mixed
 NODES = 48  # of the seam
-TAPER = 0.5  # share of half the mouth over which the two fields become one
+BETWEEN = 3  # points that move with a lip's edge, between two landmarks of it
+TAPER = 0.2  # share of half the mouth over which the two fields become one
 # Gaps between the lips, in face units: up to the first they count as closed, from the second on the mouth's own inside shows;
 # beyond the third it is so wide already that less and less is torn, at the fourth nothing.
 CLOSED, PARTED, WIDE, WIDEST = 0.03, 0.07, 0.22, 0.32
 LEAST_GAP_PX = 0.5
 
-# The seam: how far from the landmarks it may lie, in face units; steps in pixels; what a shade darker (of the scale 0 to 1) is worth
-# against the whole of that distance, and against a bend by one step from node to node. The blur of the picture, and of the path.
-REACH, STEP_PX, DARKNESS, HOME, BEND = 0.05, 0.5, 8.0, 0.35, 0.35
+# The seam: how far from the landmarks it may lie, in face units, but above those of the lower lip of a mouth that shows its inside
+# no more than a share of the gap; steps in pixels; what a shade darker (of the scale 0 to 1) is worth against the whole of that
+# distance, and against a bend by one step from node to node. The blur of the picture, and of the path.
+REACH, INTO_GAP, STEP_PX, DARKNESS, HOME, BEND = 0.05, 0.4, 0.5, 8.0, 0.35, 0.35
 LUMA_BLUR_PX, PATH_BLUR = 0.7, 2.0
 
 
@@ -82,10 +88,15 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     """
     size = crop.shape[1]
     grid = min(GRID, size)
-    whole = forward_field(moved, points, size, grid)
+
+    def field_of(still: tuple[int, ...], *edges: tuple[int, ...]) -> Array:
+        rest = {point: motion for point, motion in moved.items() if point not in still}
+        return forward_field(*_edged(rest, points, edges), size, grid)
+
+    whole = field_of((), *UPPER_EDGES, *LOWER_EDGES)
     upper_edge, lower_edge = points[list(INNER_UPPER)], points[list(INNER_LOWER)]
     unit, along = float(np.hypot(*face_axes(points)[1])), lower_edge[-1] - lower_edge[0]
-    parted = float(np.hypot(*(lower_edge - upper_edge)[1:-1].T).mean()) / unit
+    parted = float(np.hypot(*(lower_edge - upper_edge)[2:-2].T).mean()) / unit
     share = 1.0 - ramp(parted, WIDE, WIDEST)
     width = float(np.hypot(*along))
     if share == 0.0 or width < 2.0:
@@ -93,15 +104,17 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     axes = np.array([along, [-along[1], along[0]]]) / width
     origin = lower_edge[[0, -1]].mean(0)
     tear = share * _tear(origin, axes, width, node_positions(size, grid))[..., None]
-    upper, lower = (
-        whole + tear * (forward_field({p: m for p, m in moved.items() if p not in others}, points, size, grid) - whole)
-        for others in (LOWER_LIP + LOWER_JAW, UPPER_LIP)
-    )
+    sides = field_of(LOWER_LIP + LOWER_JAW, *UPPER_EDGES), field_of(UPPER_LIP, *LOWER_EDGES)
+    upper, lower = (whole + tear * (side - whole) for side in sides)
     shown = ramp(parted, CLOSED, PARTED)
     line = _curve(lower_edge + 0.5 * (1.0 - shown) * (upper_edge - lower_edge))
     luma = cv2.GaussianBlur(np.tensordot(LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
-    seam = line + steady("seam", darkest_line(luma, line, axes[1], unit))[:, None] * axes[1]
+    opening = np.maximum((line - _curve(upper_edge)) @ axes[1], 0.0)
+    above = shown * INTO_GAP * opening + (1.0 - shown) * REACH * unit
+    seam = line + steady("seam", darkest_line(luma, line, axes[1], unit, above))[:, None] * axes[1]
     edges = [(seam + sample_field(side, seam, size) - origin) @ axes.T for side in (upper, lower)]
+    for edge in edges:  # the landmarks of a corner may lie one behind the other
+        edge[:, 0] = np.maximum.accumulate(edge[:, 0])
     across = np.linspace(max(e[0, 0] for e in edges), min(e[-1, 0] for e in edges), NODES)
     top, bottom = (np.interp(across, e[:, 0], e[:, 1]) for e in edges)
     middle = 0.5 * (top + bottom)
@@ -112,15 +125,17 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     gap = None
     if float((bottom - top).max()) > LEAST_GAP_PX:
         hanging = _colours(crop, seam - 0.015 * unit * axes[1])
-        edge = np.minimum(top, middle), np.maximum(bottom, middle)
-        gap = Gap(origin, axes, across, *edge, unit, shown, hanging, share)
+        gap = Gap(
+            origin, axes, across, np.minimum(top, middle), np.maximum(bottom, middle), unit, shown, hanging, share
+        )
     return Parting(field, lower, gap)
 
 
-def darkest_line(luma: Array, line: Array, down: Array, unit: float) -> Array:
+def darkest_line(luma: Array, line: Array, down: Array, unit: float, above: Array) -> Array:
     """(NODES,) how many pixels down from a line (NODES, 2) the darkest smooth one near it runs, by dynamic programming.
 
-    luma: (S, S) in [0, 1]. down: the unit vector. At its ends the picture counts for nothing.
+    luma: (S, S) in [0, 1]. down: the unit vector. above: (NODES,) how far up it may run, in pixels. At its ends the picture counts
+    for nothing.
     """
     half = max(2, round(REACH * unit / STEP_PX))
     steps = np.arange(-half, half + 1) * STEP_PX
@@ -129,6 +144,7 @@ def darkest_line(luma: Array, line: Array, down: Array, unit: float) -> Array:
     from_end = np.minimum(np.arange(len(line)), np.arange(len(line))[::-1]) / (0.15 * len(line))
     sure = DARKNESS * np.minimum(1.0, from_end)[:, None]
     cost = sure * (seen - seen.mean(1, keepdims=True)) + HOME * (steps / (half * STEP_PX)) ** 2
+    cost[steps < -above[:, None]] = np.inf
     bend = BEND * np.abs(steps[:, None] - steps)
     best, came = cost[0], np.zeros(cost.shape, int)
     for node in range(1, len(line)):
@@ -140,6 +156,21 @@ def darkest_line(luma: Array, line: Array, down: Array, unit: float) -> Array:
     for node in range(len(line) - 1, 0, -1):
         path[node - 1] = came[node, path[node]]
     return gaussian_smooth(steps[path], PATH_BLUR)
+
+
+def _edged(moved: Motions, points: Array, edges: Sequence[tuple[int, ...]]) -> tuple[Motions, Array]:
+    """The motions and points of landmarks with BETWEEN more between neighbours along edges, whose motions are curves through theirs."""
+    out, more = dict(moved), [points]
+    for edge in edges:
+        if not all(point in moved for point in edge):
+            continue
+        known = np.concatenate([points[list(edge)], [moved[point] for point in edge]], 1)
+        curve = smooth_curve(known, (len(edge) - 1) * (BETWEEN + 1) + 1)
+        between = curve[np.arange(len(curve)) % (BETWEEN + 1) > 0]
+        first = sum(map(len, more))
+        out |= {first + i: tuple(row[2:]) for i, row in enumerate(between.tolist())}
+        more.append(between[:, :2])
+    return out, np.concatenate(more)
 
 
 def _tear(origin: Array, axes: Array, width: float, nodes: Array) -> Array:

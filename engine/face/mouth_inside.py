@@ -20,7 +20,7 @@ SKIN_MEAN, SKIN_REACH, EYES_REACH = 0.5, 0.55, 1.2
 EDGE_PX, EDGE_PIXELS, NARROWEST = 0.9, 1.3, 0.02  # the first of the crop, the second of the frame: the softer holds
 TOOTH_WIDTH, TEETH_SHOWN, TOOTH_SHOWN = 0.082, 0.42, 0.085  # the second of the opening; the shorter of both
 TONGUE_FROM = 0.16  # the opening from which the whole tongue shows
-LIP_SHADOW, HANGS = 0.03, 0.045
+LIP_SHADOW, HANGS = 0.03, 0.04
 # The share of a face's pixels that counts as its black, and how bright that may be by itself.
 DARKEST, BLACK = 0.01, 0.24
 
@@ -50,7 +50,7 @@ def draw_inside(crop: Array, gap: Gap, pixel: float) -> tuple[Array, Array]:
     most, light = float((gap.bottom - gap.top).max()) / gap.unit, _light(crop, gap)
     colour = _mix(CAVITY * (0.7 + 0.6 * depth)[..., None], TONGUE, _tongue(side, depth, most))
     own = np.stack([np.interp(across, gap.across, gap.hanging[:, k]) for k in range(3)], 2)
-    colour = _mix(colour, np.minimum(own / light, 0.5), gap.shown * np.exp(-under / HANGS))
+    colour = _mix(colour, np.minimum(own / light, 0.5), gap.shown * np.exp(-((under / HANGS) ** 4)))
     colour = _teeth(colour, across - 0.5 * (left + right), down - top, side, most, gap)
     colour = colour * (1 - 0.6 * (1 - gap.shown) * np.exp(-under / LIP_SHADOW))[..., None] * light
     colour = np.clip(colour, 0, 1)

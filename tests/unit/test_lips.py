@@ -9,7 +9,7 @@ import pytest
 from mien.engine.bundle import Bundle
 from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
 from mien.engine.face.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, NODES, REACH, darkest_line, part_lips
-from mien.engine.face.mouth_inside import draw_inside
+from mien.engine.face.mouth_inside import BLACK, draw_inside
 from mien.engine.face.points import face_axes
 from mien.engine.face.warp import Motions, motions, scaled
 from mien.engine.types import Array
@@ -31,7 +31,7 @@ def mouth(face: Array, gap_px: float = 0.0) -> Array:
     points = face - [160.0, 110.0] + [128.0, 110.0]
     x = np.linspace(points[60, 0], points[64, 0], 5)
     for line, y in ((INNER_UPPER, 0.0), (INNER_LOWER, gap_px)):
-        points[list(line)] = np.stack([x, points[[60, 64], 1].mean() + y * np.array([0, 1, 1, 1, 0])], 1)
+        points[list(line[1:-1])] = np.stack([x, points[[60, 64], 1].mean() + y * np.array([0, 1, 1, 1, 0])], 1)
     return np.asarray(points)
 
 
@@ -94,17 +94,18 @@ def test_the_gap_is_no_darker_than_black_is_in_the_picture(face: Array, opens: M
     assert gap is not None
     clear, hazy = (draw_inside(picture, gap, 1.0)[0] for picture in (crop, 0.5 + 0.5 * crop))
     inside = draw_inside(crop, gap, 1.0)[1] == 1
-    assert clear[:, inside].mean(0).min() < -0.75 and -0.4 < hazy[:, inside].mean(0).min() < 0.0
+    black = 2 * (0.75 + 0.25 * -0.95 - BLACK) - 1  # how much brighter the pupils are than black, on the scale
+    assert clear[:, inside].mean(0).min() < -0.75 and black < hazy[:, inside].mean(0).min() < 0.0
 
 
 def test_points_go_with_the_lips(face: Array, opens: Motions) -> None:
     points = mouth(face)
     motion, unit = moved(opens, points, painted(points)), float(np.hypot(*face_axes(points)[1]))
     after = motion.of_points(points, SIZE)
-    assert np.abs(after[61:64] - points[61:64]).max() < 0.03 * unit
+    assert np.abs(after[61:64] - points[61:64]).max() < 0.04 * unit
     assert (after[[65, 66, 67], 1] - points[[65, 66, 67], 1]).min() > 0.15 * unit
     assert (after[56:59, 1] - points[56:59, 1]).min() > 0.2 * unit
-    np.testing.assert_allclose(after[:4], points[:4], atol=0.02 * unit)
+    np.testing.assert_allclose(after[:3], points[:3], atol=0.02 * unit)
 
 
 def test_what_a_parted_mouth_shows_hangs_from_the_upper_lip(face: Array, opens: Motions) -> None:
@@ -133,6 +134,21 @@ def test_the_opening_grows_with_the_strength(face: Array, opens: Motions) -> Non
                 "closed at the corners"
             )
     assert openings[0] == 0 and openings == sorted(openings) and openings[-1] > 8
+
+
+@pytest.mark.parametrize("wider", [1.0, 1.35])
+def test_a_mouth_opens_in_one_arc_however_wide_it_is(face: Array, opens: Motions, wider: float) -> None:
+    """As the jaw of the face model opens it: the opening is a parabola from corner to corner, within 8 % of its middle."""
+    points = mouth(face)
+    points[48:, 0] = 128 + wider * (points[48:, 0] - 128)
+    gap = part_lips(opens, points, painted(points), lambda _, value: value).gap
+    assert gap is not None
+    opening = gap.bottom - gap.top
+    side = 2 * gap.across / (points[54, 0] - points[48, 0])
+    assert opening[NODES // 2] > 8
+    np.testing.assert_allclose(opening / opening.max(), np.maximum(1 - side**2, 0), atol=0.15)
+    top = opening.argmax()
+    assert (np.diff(opening[: top + 1]) > -0.1).all() and (np.diff(opening[top:]) < 0.1).all()
 
 
 def test_the_inside_stays_in_the_gap(face: Array, opens: Motions) -> None:
@@ -170,14 +186,16 @@ def test_the_seam_is_the_dark_line_near_the_landmarks() -> None:
     luma = np.full((SIZE, SIZE), 0.6, np.float32)
     line = np.stack([np.linspace(100, 160, NODES), np.full(NODES, 150.0)], 1)
     down, unit = np.array([0.0, 1.0]), 60.0
-    assert not darkest_line(luma, line, down, unit).any(), "nothing to see: the landmarks hold"
+    anywhere = np.full(NODES, SIZE)
+    assert not darkest_line(luma, line, down, unit, anywhere).any(), "nothing to see: the landmarks hold"
     luma[147:149] = 0.4
-    found = darkest_line(luma, line, down, unit)
+    found = darkest_line(luma, line, down, unit, anywhere)
     np.testing.assert_allclose(found[8:-8], -2.5, atol=0.6)
     assert np.abs(np.diff(found)).max() < 0.6
+    assert np.abs(darkest_line(luma, line, down, unit, np.full(NODES, 1.0))).max() <= 1, "teeth are above the seam"
     luma[:] = 0.6
     luma[150 - round(2 * REACH * unit)] = 0.1
-    assert np.abs(darkest_line(luma, line, down, unit)).max() <= REACH * unit, "a nostril is not a seam"
+    assert np.abs(darkest_line(luma, line, down, unit, anywhere)).max() <= REACH * unit, "a nostril is not a seam"
 
 
 def test_lower_lip_points_are_the_lower_lips() -> None:
