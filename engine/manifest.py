@@ -110,7 +110,7 @@ class AttributeEdit:
     regions: names of the mask's regions, united. t_max: timestep where the denoising starts, 1..999. gain: factor on the
     direction's difference. hides: whether what it draws hides what was there, down to the frame's own detail (dark glasses).
     parts_lips: whether the template tears the lips apart, and the gap shows the inside of a mouth, see face/lips.py. closes_lids:
-    whether the strength closes the eyes, see face/lids.py.
+    how far strength 1 closes the eyes, -1..1, see face/lids.py; below 0 negative strengths close them, 0 closes none.
     crop_scale: how many times as wide as FFHQ's the crop may be, for what reaches beyond the face (long hair).
     """
 
@@ -125,14 +125,14 @@ class AttributeEdit:
     composition: Composition
     hides: bool = False
     parts_lips: bool = False
-    closes_lids: bool = False
+    closes_lids: float = 0.0
     crop_scale: float = 1.0
     target: Target | None = None
 
     @property
     def moves(self) -> bool:
         """Whether it moves the picture's own pixels."""
-        return bool(self.template) or self.closes_lids
+        return bool(self.template) or self.closes_lids != 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +319,7 @@ def _edit(name: str, section: Section) -> AttributeEdit:
         composition=section.choice("composition", ("delta", "replace")),
         hides=section.flag("hides"),
         parts_lips=section.flag("parts_lips"),
-        closes_lids=section.flag("closes_lids"),
+        closes_lids=section.number("closes_lids", -1.0, 1.0) if section.has("closes_lids") else 0.0,
         crop_scale=section.number("crop_scale", 1.0, MAX_CROP_SCALE) if section.has("crop_scale") else 1.0,
         target=_target(section.section("target")) if section.has("target") else None,
     )

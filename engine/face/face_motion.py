@@ -46,7 +46,7 @@ class MotionPlan:
         """The plan of edits with their strengths."""
         edits = list(active)
         templates = motions((edit.template, strength) for edit, strength in edits)
-        lids = sum(strength for edit, strength in edits if edit.closes_lids)
+        lids = sum(strength * edit.closes_lids for edit, strength in edits)
         return cls(templates, any(edit.parts_lips for edit, _ in edits), min(max(lids, 0.0), 1.0))
 
     def __bool__(self) -> bool:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mien.engine.bundle import Bundle
 from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
 from mien.engine.face.lids import UPPER_LIDS, close_lids
 from mien.engine.face.points import LEFT_EYE, RIGHT_EYE
@@ -92,6 +93,16 @@ def test_the_upper_lids_points_go_down(points: Array) -> None:
     assert np.abs(upper - lower)[:, 1].max() < 2.5 and (upper[:, 1] - points[list(UPPER_LIDS), 1]).min() > 4
     others = [i for i in range(68) if i not in UPPER_LIDS and i not in range(17, 27)]
     np.testing.assert_allclose(after[others], points[others], atol=1.5)
+
+
+def test_eyes_that_are_to_open_less_close() -> None:
+    edits = Bundle.open("tiny").manifest.edits
+    wide, shut = edits["eyes_open"], edits["eyes_closed"]
+    narrowed = MotionPlan.of([(wide, -1.0)])
+    assert 0.2 < narrowed.lids < 0.6 and not any(dx or dy for dx, dy, _ in narrowed.templates.values())
+    widened = MotionPlan.of([(wide, 0.7)])
+    assert widened.lids == 0 and any(dy for _, dy, _ in widened.templates.values())
+    assert MotionPlan.of([(shut, 1.0), (wide, -1.0)]).lids == 1.0, "no further than shut"
 
 
 def test_dark_lenses_and_hidden_eyes_stay(points: Array) -> None:

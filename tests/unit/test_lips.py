@@ -121,6 +121,21 @@ def test_a_wide_open_mouth_is_not_torn(face: Array, opens: Motions) -> None:
     assert motion.cover is None and np.abs(motion.field).max() > 3
 
 
+@pytest.mark.parametrize("gap_px", [0.0, 7.0])
+def test_what_hangs_on_the_lower_lip_is_not_folded(face: Array, opens: Motions, gap_px: float) -> None:
+    """Its motion can be undone, and is: what arrives below the lip came from where the forward field leads there."""
+    points = mouth(face, gap_px)
+    parting = part_lips(opens, points, painted(points), lambda _, value: value)
+    pitch = SIZE / len(parting.field)
+    (x_down, x_across), (y_down, y_across) = (np.gradient(parting.lower[..., a], pitch) for a in (0, 1))
+    assert ((1 + x_across) * (1 + y_down) - x_down * y_across).min() > 0.05
+    columns, rows = np.meshgrid(*2 * [np.arange(len(parting.field), dtype=np.float32)])
+    x, y = columns + parting.field[..., 0] / pitch, rows + parting.field[..., 1] / pitch
+    left = cv2.remap(parting.lower.astype(np.float32), x, y, cv2.INTER_LINEAR) + parting.field
+    below = (rows * pitch > points[57, 1]) & (rows * pitch < SIZE - 16)
+    assert np.hypot(*left[below].T).max() < 0.5 < np.hypot(*parting.field[below].T).max()
+
+
 def test_the_opening_grows_with_the_strength(face: Array, opens: Motions) -> None:
     points = mouth(face)
     crop = painted(points)

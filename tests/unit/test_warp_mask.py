@@ -113,12 +113,13 @@ def test_backward_undoes_forward(points: Array) -> None:
 
 def shipped_ends() -> list[tuple[str, float]]:
     edits = Bundle.open("tiny").manifest.edits
-    return [(name, end) for name, edit in edits.items() if edit.template for end in edit.range if end]
+    smooth = {name: edit for name, edit in edits.items() if edit.template and not edit.parts_lips}
+    return [(name, end) for name, edit in smooth.items() for end in edit.range if end]
 
 
 @pytest.mark.parametrize(("name", "strength"), shipped_ends())
 def test_every_shipped_template_can_be_undone(points: Array, name: str, strength: float) -> None:
-    """At both ends of its range no template folds the picture, parting lips included, and landmarks move with the picture."""
+    """At both ends of its range no template folds the picture, and landmarks move with it; of parting lips see test_lips."""
     moved = motions([(Bundle.open("tiny").manifest.edits[name].template, strength)])
     forward = forward_field(moved, points, SIZE)
     gradients = [np.gradient(forward[..., a], SIZE / GRID) for a in (0, 1)]
