@@ -18,7 +18,8 @@ from mien.engine.types import Array
 GRID_PX = 128
 BORDER_SHARE = 0.06
 HAIR_FADE_SHARE = 0.22  # long hair runs out of the crop at its foot; over less than this its new colour ends in a line
-FEATHER_SHARE, HAIR_FEATHER_SHARE = 0.02, 0.006
+FEATHER_SHARE, HAIR_FEATHER_SHARE = 0.02, 0.003
+HAIR_CONTRAST = 1.7  # of the guided filter's mask around one half: it is softer than hair ends, and a light colour beyond it is a halo
 GUIDE_PX, GUIDE_NOISE = 9, 1e-3
 DOUBT = 0.01  # of a mask counts as none, and as much below 1 as all: a softmax never says either
 BACKGROUND, FACE, HAIR, BODY = range(4)
@@ -212,7 +213,7 @@ class FaceMasks:
         if self._picture is None:
             hair = cv2.dilate(hair, np.ones((5, 5), np.uint8))  # single hairs
         else:
-            hair = 1.3 * drawn_to_edges(hair, self._picture) - 0.15
+            hair = HAIR_CONTRAST * (drawn_to_edges(hair, self._picture) - 0.5) + 0.5
         return np.asarray(np.clip(self._fading(hair) + self._p[FACE] * (1.0 - middle), 0.0, 1.0), np.float32)
 
     def _lips(self) -> Array:
