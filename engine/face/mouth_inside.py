@@ -20,7 +20,8 @@ SKIN_MEAN, SKIN_REACH, EYES_REACH = 0.5, 0.55, 1.2
 EDGE_PX, EDGE_PIXELS, NARROWEST = 0.9, 1.3, 0.02  # the first of the crop, the second of the frame: the softer holds
 TOOTH_WIDTH, TEETH_SHOWN, TOOTH_SHOWN = 0.082, 0.42, 0.085  # the second of the opening; the shorter of both
 TONGUE_FROM = 0.16  # the opening from which the whole tongue shows
-LIP_SHADOW, HANGS = 0.03, 0.04
+LIP_SHADOW, HANGS, TEETH_HANG = 0.03, 0.045, 0.04
+ENAMEL = (0.62, 0.82)  # green over red: from none to all of what is seen are teeth; tongue and lips are redder
 # The share of a face's pixels that counts as its black, and how bright that may be by itself.
 DARKEST, BLACK = 0.01, 0.24
 
@@ -49,8 +50,8 @@ def draw_inside(crop: Array, gap: Gap, pixel: float) -> tuple[Array, Array]:
     under, depth = np.maximum(down - top, 0) / gap.unit, np.clip((down - top) / opening, 0, 1)
     most, light = float((gap.bottom - gap.top).max()) / gap.unit, _light(crop, gap)
     colour = _mix(CAVITY * (0.7 + 0.6 * depth)[..., None], TONGUE, _tongue(side, depth, most))
-    own = np.stack([np.interp(across, gap.across, gap.hanging[:, k]) for k in range(3)], 2)
-    colour = _mix(colour, np.minimum(own / light, 0.5), gap.shown * np.exp(-((under / HANGS) ** 4)))
+    own = np.stack([np.interp(across, gap.across, gap.hanging[:, k]) for k in range(3)], 2) / light
+    colour = _mix(colour, np.minimum(own, 0.5), gap.shown * _hanging(own, under))
     colour = _teeth(colour, across - 0.5 * (left + right), down - top, side, most, gap)
     colour = colour * (1 - 0.6 * (1 - gap.shown) * np.exp(-under / LIP_SHADOW))[..., None] * light
     colour = np.clip(colour, 0, 1)
@@ -59,6 +60,14 @@ def draw_inside(crop: Array, gap: Gap, pixel: float) -> tuple[Array, Array]:
     picture[:, rows, columns] = colour.transpose(2, 0, 1) * 2 - 1
     share[rows, columns] = gap.share * inside
     return picture, share
+
+
+def _hanging(own: Array, under: Array) -> Array:
+    """Share of what the mouth showed, so far under the seam: the tongue fades, teeth end."""
+    red = np.maximum(own[..., 0], 0.05)
+    enamel = np.clip((own[..., 1] / red - ENAMEL[0]) / (ENAMEL[1] - ENAMEL[0]), 0, 1)
+    fading, ending = np.exp(-under / HANGS), np.exp(-((under / TEETH_HANG) ** 4))
+    return np.asarray(fading + enamel * (ending - fading))
 
 
 def _tongue(side: Array, depth: Array, most: float) -> Array:
