@@ -11,7 +11,6 @@ Written to `<runs>/difference_decoder`:
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,7 +110,7 @@ def make(args: Arguments) -> None:
     if made.exists() and made.stat().st_mtime >= max(path.stat().st_mtime for path in used):
         return
     jobs = [(int(i), False) for i in prepared.train_ids] + [(int(i), True) for i in prepared.val_ids]
-    with ProcessPoolExecutor(args.workers) as pool:
+    with args.pool() as pool:
         samples = pool.map(partial(_make_sample, args.runs, args.seed), jobs, chunksize=4)
         write_samples(folder, NAMES, samples, [is_val for _, is_val in jobs], 200)
 

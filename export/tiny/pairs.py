@@ -16,7 +16,6 @@ Writes to `<runs>/pairs`, M samples, N = E + COMBINATIONS entries:
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -172,7 +171,7 @@ def run(args: Arguments) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "tile.npy", np.array([i for i, _ in jobs], np.int32))
     names = ("plain_w", "source_z", "target_z", "target_w", "points", "strengths")
-    with ProcessPoolExecutor(args.workers) as pool:
+    with args.pool() as pool:
         samples = pool.map(partial(_make_sample, args.runs, args.seed), jobs, chunksize=8)
         write_samples(folder, names, samples, [k < 0 for _, k in jobs], 500)
     print(f"pairs: {len(jobs)} samples of {len(EDITS)} edits and {COMBINATIONS} combinations")

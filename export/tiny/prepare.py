@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def run(args: Arguments) -> None:
     """Label and cut all tiles; prints how many were kept."""
     with (args.data / "faces" / "labels.csv").open() as f:
         rows = list(csv.DictReader(f))
-    with ProcessPoolExecutor(args.workers) as pool:
+    with args.pool() as pool:
         kept = [item for item in pool.map(partial(_prepare_tile, args.data), rows, chunksize=32) if item is not None]
     out = args.runs / "prepared"
     out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,3 +28,7 @@ class Arguments:
     def carried(self) -> Path:
         """The folder of `carry` and `uncarry`."""
         return self.carry or self.runs / "carry"
+
+    def pool(self) -> ProcessPoolExecutor:
+        """Processes that begin anew: one forked off a process that has trained waits for threads that it does not have."""
+        return ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))

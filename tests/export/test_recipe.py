@@ -119,7 +119,7 @@ def test_pairs_are_marked_complete_last(tmp_path: Path, monkeypatch: pytest.Monk
     np.save(mark, np.zeros(3, bool))
     ids = SimpleNamespace(train_ids=np.array([4]), val_ids=np.array([7]))
     monkeypatch.setattr(pairs.Prepared, "open", lambda _: ids)
-    monkeypatch.setattr(pairs, "ProcessPoolExecutor", lambda _: nullcontext(SimpleNamespace(map=mapped)))
+    monkeypatch.setattr(Arguments, "pool", lambda _: nullcontext(SimpleNamespace(map=mapped)))
     fail = [True]
 
     def mapped(_: object, jobs: list[tuple[int, int]], chunksize: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -168,6 +168,13 @@ def test_all_tells_that_the_other_process_failed(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="analysis networks were not trained"):
         recipe.run_all(Arguments(data=tmp_path, runs=tmp_path, minutes=0, threads=2), 0)
     assert not (tmp_path / "ended" / "landmarks").exists()
+
+
+def test_workers_are_not_forked_off_a_process_that_has_trained(tmp_path: Path) -> None:
+    weight = torch.randn(8, 8, 3, 3, requires_grad=True)
+    torch.conv2d(torch.randn(4, 8, 64, 64), weight).sum().backward()  # type: ignore[no-untyped-call]
+    with Arguments(data=tmp_path, runs=tmp_path, minutes=0, workers=1).pool() as pool:
+        assert not pool.submit(eval, "'pytest' in __import__('sys').modules").result(timeout=120)
 
 
 def test_the_command_line_goes_on_where_an_earlier_run_ended(tmp_path: Path) -> None:
