@@ -159,7 +159,9 @@ def darkest_line(luma: Array, line: Array, down: Array, unit: float, above: Arra
 
 
 def _edged(moved: Motions, points: Array, edges: Sequence[tuple[int, ...]]) -> tuple[Motions, Array]:
-    """The motions and points of landmarks with BETWEEN more between neighbours along edges, whose motions are curves through theirs."""
+    """Motions and points (68 + n, 2), in crop pixels: those of the 68 landmarks, and BETWEEN more between neighbours along edges, on
+    curves through their places and motions. An edge is left as it is where one of its landmarks has no motion.
+    """
     out, more = dict(moved), [points]
     for edge in edges:
         if not all(point in moved for point in edge):

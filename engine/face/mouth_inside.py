@@ -63,7 +63,10 @@ def draw_inside(crop: Array, gap: Gap, pixel: float) -> tuple[Array, Array]:
 
 
 def _hanging(own: Array, under: Array) -> Array:
-    """Share of what the mouth showed, so far under the seam: the tongue fades, teeth end."""
+    """(h, w) in [0, 1]: the share of what the mouth showed: under the seam the tongue fades, teeth end.
+
+    own: (h, w, 3) its colour. under: (h, w) how far below the upper lip, in face units.
+    """
     red = np.maximum(own[..., 0], 0.05)
     enamel = np.clip((own[..., 1] / red - ENAMEL[0]) / (ENAMEL[1] - ENAMEL[0]), 0, 1)
     fading, ending = np.exp(-under / HANGS), np.exp(-((under / TEETH_HANG) ** 4))

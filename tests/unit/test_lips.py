@@ -102,7 +102,7 @@ def test_points_go_with_the_lips(face: Array, opens: Motions) -> None:
     points = mouth(face)
     motion, unit = moved(opens, points, painted(points)), float(np.hypot(*face_axes(points)[1]))
     after = motion.of_points(points, SIZE)
-    assert np.abs(after[61:64] - points[61:64]).max() < 0.04 * unit
+    assert np.abs(after[61:64] - points[61:64]).max() < 0.03 * unit
     assert (after[[65, 66, 67], 1] - points[[65, 66, 67], 1]).min() > 0.15 * unit
     assert (after[56:59, 1] - points[56:59, 1]).min() > 0.2 * unit
     np.testing.assert_allclose(after[:3], points[:3], atol=0.02 * unit)
@@ -153,7 +153,7 @@ def test_the_opening_grows_with_the_strength(face: Array, opens: Motions) -> Non
 
 @pytest.mark.parametrize("wider", [1.0, 1.35])
 def test_a_mouth_opens_in_one_arc_however_wide_it_is(face: Array, opens: Motions, wider: float) -> None:
-    """As the jaw of the face model opens it: the opening is a parabola from corner to corner, within 8 % of its middle."""
+    """As the jaw of the face model opens it: the opening is a parabola from corner to corner, within 15 % of its middle."""
     points = mouth(face)
     points[48:, 0] = 128 + wider * (points[48:, 0] - 128)
     gap = part_lips(opens, points, painted(points), lambda _, value: value).gap
