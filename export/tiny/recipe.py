@@ -1,4 +1,4 @@
-"""The recipe of the embedded bundle: its stages, their order, and what an ended one leaves behind.
+"""The recipe of the embedded bundle: its stages, what each needs, and what an ended one leaves behind.
 
 Not in `__main__`, whose functions a spawned process does not find.
 """
@@ -8,74 +8,100 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 
-from mien.export.tiny.stage import Arguments
+from mien.export.tiny.stage import Arguments, end_with_parent
 
-# stage -> (module, minutes on one core, about what the shipped weights had)
-STAGES: dict[str, tuple[str, float]] = {
-    "prepare": ("prepare", 0),
-    "poses": ("poses", 0),
-    "landmarks": ("landmarks", 100),
-    "parser": ("parser", 70),
-    "detector": ("detector", 75),
-    "autoencoder": ("autoencoder", 40),
-    "pairs": ("pairs", 0),
-    "difference": ("difference", 210),
-    "difference_decoder": ("difference_decoder", 60),
-    "denoiser": ("denoiser", 45),
-    "decoder": ("decoder", 20),
-    "pack": ("pack", 0),
-    "unpack": ("unpack", 0),
-    "carry": ("carry", 0),
-    "uncarry": ("uncarry", 0),
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """minutes: on one core, about what the shipped weights had; 0: as long as it takes. needs: stages that end before it begins."""
+
+    minutes: float = 0
+    needs: tuple[str, ...] = ()
+
+
+# What `all` runs: each stage after those that it needs, and before those that it is written before where there is a choice.
+STAGES = {
+    "prepare": Stage(),
+    "poses": Stage(0, ("prepare",)),
+    "autoencoder": Stage(40, ("prepare",)),
+    "landmarks": Stage(100, ("poses",)),
+    "pairs": Stage(0, ("autoencoder",)),
+    "difference": Stage(210, ("pairs",)),
+    "parser": Stage(70, ("poses",)),
+    "detector": Stage(75, ("poses",)),
+    "difference_decoder": Stage(60, ("difference",)),
+    "denoiser": Stage(45, ("difference",)),
+    # It replaces the autoencoder's decoder, through which these two are trained.
+    "decoder": Stage(20, ("difference_decoder", "denoiser")),
+    "pack": Stage(0, ("landmarks", "parser", "detector", "decoder")),
 }
-
-PREPARING = ("prepare", "poses")
-ANALYSIS = ("landmarks", "parser", "detector")
-EDITING = ("autoencoder", "pairs", "difference", "difference_decoder", "denoiser", "decoder")
+BY_HAND = ("unpack", "carry", "uncarry")
+AT_A_TIME = 2
 
 
 def run_stage(stage: str, args: Arguments, minutes: float | None) -> None:
     """Run one stage, for its own minutes if none are given."""
-    module, usual = STAGES[stage]
+    usual = STAGES[stage].minutes if stage in STAGES else 0
     timed = replace(args, minutes=usual if minutes is None else minutes)
-    importlib.import_module(f"mien.export.tiny.{module}").run(timed)
+    importlib.import_module(f"mien.export.tiny.{stage}").run(timed)
 
 
-def run_stages(stages: Sequence[str], args: Arguments, minutes: float | None) -> None:
-    """Run those of the stages that have not ended before, and note each that ends."""
-    for stage in stages:
-        ended = args.runs / "ended" / stage
-        if ended.exists():
-            made = args.runs / ("prepared" if stage == "prepare" else stage)
-            print(f"{stage}: ended before; to make it anew delete {ended} and {made}", flush=True)
-            continue
-        run_stage(stage, args, minutes)
-        ended.parent.mkdir(parents=True, exist_ok=True)
-        ended.touch()
+def run_noted(stage: str, args: Arguments, minutes: float | None) -> None:
+    """Run one stage of `all`, and note that it has ended."""
+    run_stage(stage, args, minutes)
+    ended = args.runs / "ended" / stage
+    ended.parent.mkdir(parents=True, exist_ok=True)
+    ended.touch()
 
 
 def run_all(args: Arguments, minutes: float | None) -> None:
-    """Run every stage, the two trainings at a time where there are threads for both.
+    """Run every stage that an earlier run has not ended, two at a time where there are threads for both, and pack.
 
-    Exits with 1 where the analysis networks fail, and raises what an editing stage raises, which ends the others at once: run
-    again, they go on from their last checkpoint.
+    Raises what a stage raises that runs alone, and SystemExit if one of two fails, which ends the other at once: run again, both go
+    on from their last checkpoint.
     """
-    run_stages(PREPARING, args, minutes)
-    if args.device != "cpu" or args.threads < 2:
-        run_stages((*ANALYSIS, *EDITING), args, minutes)
+    left = []
+    for stage in STAGES:
+        ended = args.runs / "ended" / stage
+        if stage != "pack" and ended.exists():
+            made = args.runs / ("prepared" if stage == "prepare" else stage)
+            print(f"{stage}: ended before; to make it anew delete {ended} and {made}", flush=True)
+        else:
+            left.append(stage)
+    if args.device == "cpu" and args.threads >= AT_A_TIME:
+        _run_beside(left, replace(args, threads=args.threads // AT_A_TIME), minutes)
     else:
-        half = replace(args, threads=args.threads // 2)
-        analysis = multiprocessing.get_context("spawn").Process(target=run_stages, args=(ANALYSIS, half, minutes))
-        analysis.start()
-        try:
-            run_stages(EDITING, replace(args, threads=args.threads - half.threads), minutes)
-        except BaseException:
-            analysis.terminate()
-            raise
-        finally:
-            analysis.join()
-        if analysis.exitcode:
-            raise SystemExit("the analysis networks were not trained, see above; run it again to go on")
-    run_stage("pack", args, minutes)
+        for stage in left:
+            run_noted(stage, args, minutes)
+
+
+def _run_apart(stage: str, args: Arguments, minutes: float | None) -> None:
+    end_with_parent()
+    run_noted(stage, args, minutes)
+
+
+def _run_beside(left: Sequence[str], args: Arguments, minutes: float | None) -> None:
+    """Run the stages, each in a process of its own."""
+    waiting, running = list(left), dict[str, BaseProcess]()
+    try:
+        while waiting or running:
+            missing = {*waiting, *running}
+            ready = [stage for stage in waiting if missing.isdisjoint(STAGES[stage].needs)]
+            for stage in ready[: AT_A_TIME - len(running)]:
+                waiting.remove(stage)
+                running[stage] = multiprocessing.get_context("spawn").Process(
+                    target=_run_apart, args=(stage, args, minutes)
+                )
+                running[stage].start()
+            wait([process.sentinel for process in running.values()])
+            for stage in [stage for stage, process in running.items() if process.exitcode is not None]:
+                if running.pop(stage).exitcode:
+                    raise SystemExit(f"{stage} failed, see above; run it again to go on")
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.join()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 
@@ -31,4 +34,17 @@ class Arguments:
 
     def pool(self) -> ProcessPoolExecutor:
         """Processes that begin anew: one forked off a process that has trained waits for threads that it does not have."""
-        return ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.workers, mp_context=context, initializer=end_with_parent)
+
+
+def end_with_parent() -> None:
+    """Make this process end when the one that began it does, however that ends: nobody would wait for it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+
+
+def _outlive(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
