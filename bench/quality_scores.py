@@ -166,6 +166,10 @@ def _both(names: tuple[str, ...]) -> str:
 ANY = AnyColour()
 SCORES: Mapping[str, Score] = {
     "smile": Blend(_sides("mouthSmile"), opposites=_sides("mouthFrown")),
+    "grin": Blend(
+        _sides("mouthSmile", "mouthUpperUp"),
+        opposites=("mouthClose", *_sides("mouthFrown", "mouthPress", "mouthLowerDown")),
+    ),
     "mouth_open": Blend(("jawOpen",), opposites=("mouthClose", *_sides("mouthPress"))),  # open lips press on nothing
     "brow_raise": Blend(("browInnerUp", *_sides("browOuterUp")), opposites=_sides("browDown", "eyeLookDown")),
     "eyes_open": Blend(_sides("eyeWide"), _sides("eyeBlink"), opposites=_sides("eyeSquint", "eyeLookDown")),

@@ -65,6 +65,19 @@ TRUTHS: dict[str, tuple[Change, Change | None]] = {
         Change({"mouthSmile": 0.65, "cheekRaiser": 0.3, "eyeSquint": 0.15}),
         Change({"mouthFrown": 0.8}),
     ),
+    "grin": (
+        Change(
+            {
+                "mouthSmile": 0.75,
+                "cheekRaiser": 0.35,
+                "eyeSquint": 0.15,
+                "mouthUpperUp": 0.4,
+                "mouthLowerDown": 0.3,
+                "jawOpen": 0.05,
+            }
+        ),
+        None,
+    ),
     "mouth_open": (Change({"jawOpen": 0.5}), None),
     "brow_raise": (Change({"browInnerUp": 0.65, "browOuterUp": 0.65}), Change({"browDown": 0.9})),
     "eyes_open": (Change({"eyeWide": 0.9}), Change({"eyeBlink": 0.35})),

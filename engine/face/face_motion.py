@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mien.engine.face.lids import LOWER_LIDS, UPPER_LIDS, close_lids
-from mien.engine.face.lips import LOWER_LIP, part_lips
+from mien.engine.face.lips import LOWER_LIP, UPPER_LIP, part_lips
 from mien.engine.face.mouth_inside import draw_inside
 from mien.engine.face.warp import (
     NO_SECOND_MAP,
@@ -62,13 +62,14 @@ class MotionPlan:
 class FaceMotion:
     """field: (G, G, 2) backward, in crop pixels, see warp.py.
 
-    cover: what stands over the moved pixels: the inside of a mouth that opens, the lashes of eyes that close. lower: (G, G, 2)
-    forward, of what hangs on the lower lip where `field` is torn. lids: (8, 2) where the lids' points lie then. None where not.
+    cover: what stands over the moved pixels: the inside of a mouth that opens, the lashes of eyes that close. lips: (G, G, 2) twice,
+    forward, of what hangs on the upper and on the lower lip where `field` is torn. lids: (8, 2) where the lids' points lie then. None
+    where not.
     """
 
     field: Array
     cover: Cover | None = None
-    lower: Array | None = None
+    lips: tuple[Array, Array] | None = None
     lids: Array | None = None
 
     def of_crop(self, crop: Array) -> Array:
@@ -79,12 +80,12 @@ class FaceMotion:
             out += share * (picture - out)
         return out
 
-    def of_points(self, points: Array, size: int, lower_lip: Sequence[int] = LOWER_LIP) -> Array:
-        """Points (n, 2) of a crop of side `size`, moved alike; lower_lip: which of them lie on that lip."""
+    def of_points(self, points: Array, size: int, lips: Sequence[Sequence[int]] = (UPPER_LIP, LOWER_LIP)) -> Array:
+        """Points (n, 2) of a crop of side `size`, moved alike; lips: which of them lie on the upper and on the lower one."""
         out = moved_points(points, self.field, size)
-        if self.lower is not None:
-            lip = points[list(lower_lip)]
-            out[list(lower_lip)] = lip + sample_field(self.lower, lip, size)
+        for on_lip, moving in zip(lips, self.lips or (), strict=False):
+            at = points[list(on_lip)]
+            out[list(on_lip)] = at + sample_field(moving, at, size)
         if self.lids is not None:
             out[[*UPPER_LIDS, *LOWER_LIDS]] = self.lids
         return out
@@ -112,7 +113,7 @@ def face_motion(
     if motion.cover is not None:
         picture = np.where(share > 0, picture, motion.cover[0])
         share = np.maximum(share, motion.cover[1])
-    return FaceMotion(_after(lids, motion.field, size), (picture, share), motion.lower, closing.edges)
+    return FaceMotion(_after(lids, motion.field, size), (picture, share), motion.lips, closing.edges)
 
 
 def _template_motion(
@@ -125,10 +126,10 @@ def _template_motion(
     parting = part_lips(plan.templates, points, crop, steady)
     cover = None
     if parting.gap is not None:
-        picture, share = draw_inside(crop, parting.gap, pixel)
+        picture, share = draw_inside(crop, points, parting.gap, pixel)
         cover = picture, share * _enlarged(support, size)
-    lower = held_still(parting.lower, support)
-    return FaceMotion(held_still(parting.field, support), cover, lower)
+    upper, lower = (held_still(side, support) for side in parting.sides)
+    return FaceMotion(held_still(parting.field, support), cover, (upper, lower))
 
 
 def _after(second: Array, first: Array, size: int) -> Array:

@@ -5,6 +5,9 @@ the lower lip and jaw and for the lower side without those of the upper lip. Eac
 the mouth, and beyond them, both are the same. Between landmarks a lip's edge moves by a curve through their motions: a wide mouth,
 whose landmarks lie further apart, opens in one arc as a narrow one does. The seam is the darkest line near the landmarks of the inner
 lips, which are seldom nearer to it than two or three pixels of a crop.
+
+What an open mouth shows stays with the lip that moves less. Where that is the lower one, the upper lip rises off the teeth behind it, and
+by so much less as it shows of them already.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import numpy as np
 
 from mien.engine.face.points import face_axes
 from mien.engine.face.smooth import gaussian_smooth, ramp, smooth_curve
+from mien.engine.face.teeth import light_of, teeth_shown
 from mien.engine.face.warp import (
     NO_SECOND_MAP,
     Motions,
@@ -49,6 +53,8 @@ LEAST_GAP_PX = 0.5
 # distance, and against a bend by one step from node to node. The blur of the picture, and of the path.
 REACH, INTO_GAP, STEP_PX, DARKNESS, HOME, BEND = 0.05, 0.4, 0.5, 8.0, 0.35, 0.35
 LUMA_BLUR_PX, PATH_BLUR = 0.7, 2.0
+# How far from the seam a mouth's own colours are taken, above it and behind a lip that rises.
+BESIDE, BEHIND = 0.015, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,9 @@ class Gap:
 
     origin (2,), axes (2, 2): the middle of the mouth; rows are unit vectors along it and down. across, top, bottom (NODES,): places
     along the mouth, ascending, and the edges of the opening there. unit: of the face, see `face_axes`. shown: 0 where the lips were
-    closed to 1 where the mouth showed its own inside. hanging: (NODES, 3) in [0, 1], what was to be seen just above the seam. share:
-    of the tear, 1 but in a mouth that was wide open.
+    closed to 1 where the mouth showed its own inside. lifted: whether that stays with the lower lip, and not with the upper one.
+    beside: (NODES, 3) in [0, 1], its colours beside the seam. raised: (NODES,) how far up the upper edge has gone, at least 0. light:
+    (3,), see `light_of`. share: of the tear, 1 but in a mouth that was wide open.
     """
 
     origin: Array
@@ -68,16 +75,19 @@ class Gap:
     bottom: Array
     unit: float
     shown: float
-    hanging: Array
+    lifted: bool
+    beside: Array
+    raised: Array
+    light: Array
     share: float
 
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """field: (G, G, 2) backward, in crop pixels. lower: the forward one below the seam. gap: None where none opens."""
+    """field: (G, G, 2) backward, in crop pixels. sides: the forward ones above and below the seam. gap: None where none opens."""
 
     field: Array
-    lower: Array
+    sides: tuple[Array, Array]
     gap: Gap | None
 
 
@@ -88,30 +98,31 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     """
     size = crop.shape[1]
     grid = min(GRID, size)
+    unit, rise = float(np.hypot(*face_axes(points)[1])), _rise(moved)
+    upper_edge, lower_edge = points[list(INNER_UPPER)], points[list(INNER_LOWER)]
+    light, lifted = steady("light", light_of(crop, points)), rise > 0.0
+    if lifted:
+        teeth = steady("teeth", np.array([teeth_shown(crop, light, _curve(upper_edge), _curve(lower_edge)) / unit]))
+        moved = _less_lifted(moved, max(0.0, 1.0 - float(teeth[0]) / rise))
 
     def field_of(still: tuple[int, ...], *edges: tuple[int, ...]) -> Array:
         rest = {point: motion for point, motion in moved.items() if point not in still}
         return forward_field(*_edged(rest, points, edges), size, grid)
 
-    whole = field_of((), *UPPER_EDGES, *LOWER_EDGES)
-    upper_edge, lower_edge = points[list(INNER_UPPER)], points[list(INNER_LOWER)]
-    unit, along = float(np.hypot(*face_axes(points)[1])), lower_edge[-1] - lower_edge[0]
+    whole = field_of(())
+    along = lower_edge[-1] - lower_edge[0]
     parted = float(np.hypot(*(lower_edge - upper_edge)[2:-2].T).mean()) / unit
     share = 1.0 - ramp(parted, WIDE, WIDEST)
     width = float(np.hypot(*along))
     if share == 0.0 or width < 2.0:
-        return Parting(backward_field(whole, size), whole, None)
+        return Parting(backward_field(whole, size), (whole, whole), None)
     axes = np.array([along, [-along[1], along[0]]]) / width
     origin = lower_edge[[0, -1]].mean(0)
     tear = share * _tear(origin, axes, width, node_positions(size, grid))[..., None]
     sides = field_of(LOWER_LIP + LOWER_JAW, *UPPER_EDGES), field_of(UPPER_LIP, *LOWER_EDGES)
     upper, lower = (whole + tear * (side - whole) for side in sides)
     shown = ramp(parted, CLOSED, PARTED)
-    line = _curve(lower_edge + 0.5 * (1.0 - shown) * (upper_edge - lower_edge))
-    luma = cv2.GaussianBlur(np.tensordot(LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
-    opening = np.maximum((line - _curve(upper_edge)) @ axes[1], 0.0)
-    above = shown * INTO_GAP * opening + (1.0 - shown) * REACH * unit
-    seam = line + steady("seam", darkest_line(luma, line, axes[1], unit, above))[:, None] * axes[1]
+    seam, inside = _seam(crop, (upper_edge, lower_edge), axes[1], unit, shown, lifted, steady)
     edges = [(seam + sample_field(side, seam, size) - origin) @ axes.T for side in (upper, lower)]
     for edge in edges:  # the landmarks of a corner may lie one behind the other
         edge[:, 0] = np.maximum.accumulate(edge[:, 0])
@@ -124,27 +135,27 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
     field = np.where(below, backward_field(lower, size), backward_field(upper, size))
     gap = None
     if float((bottom - top).max()) > LEAST_GAP_PX:
-        hanging = _colours(crop, seam - 0.015 * unit * axes[1])
-        gap = Gap(
-            origin, axes, across, np.minimum(top, middle), np.maximum(bottom, middle), unit, shown, hanging, share
-        )
-    return Parting(field, lower, gap)
+        beside = _colours(crop, inside)
+        risen = (seam - origin) @ axes[1] - edges[0][:, 1]
+        raised = np.interp(across, edges[0][:, 0], np.maximum(risen, 0.0))
+        top, bottom = np.minimum(top, middle), np.maximum(bottom, middle)
+        gap = Gap(origin, axes, across, top, bottom, unit, shown, lifted, beside, raised, light, share)
+    return Parting(field, (upper, lower), gap)
 
 
-def darkest_line(luma: Array, line: Array, down: Array, unit: float, above: Array) -> Array:
-    """(NODES,) how many pixels down from a line (NODES, 2) the darkest smooth one near it runs, by dynamic programming.
+def darkest_line(luma: Array, line: Array, inwards: Array, unit: float, furthest: Array) -> Array:
+    """(NODES,) how many pixels inwards from a line (NODES, 2) the darkest smooth one near it runs, by dynamic programming.
 
-    luma: (S, S) in [0, 1]. down: the unit vector. above: (NODES,) how far up it may run, in pixels. At its ends the picture counts
-    for nothing.
+    luma: (S, S) in [0, 1]. inwards: the unit vector. furthest: (NODES,) in pixels. At its ends the picture counts for nothing.
     """
     half = max(2, round(REACH * unit / STEP_PX))
     steps = np.arange(-half, half + 1) * STEP_PX
-    at = (line[:, None] + steps[:, None] * down).astype(np.float32)
+    at = (line[:, None] + steps[:, None] * inwards).astype(np.float32)
     seen = cv2.remap(luma, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     from_end = np.minimum(np.arange(len(line)), np.arange(len(line))[::-1]) / (0.15 * len(line))
     sure = DARKNESS * np.minimum(1.0, from_end)[:, None]
     cost = sure * (seen - seen.mean(1, keepdims=True)) + HOME * (steps / (half * STEP_PX)) ** 2
-    cost[steps < -above[:, None]] = np.inf
+    cost[steps > furthest[:, None]] = np.inf
     bend = BEND * np.abs(steps[:, None] - steps)
     best, came = cost[0], np.zeros(cost.shape, int)
     for node in range(1, len(line)):
@@ -156,6 +167,38 @@ def darkest_line(luma: Array, line: Array, down: Array, unit: float, above: Arra
     for node in range(len(line) - 1, 0, -1):
         path[node - 1] = came[node, path[node]]
     return gaussian_smooth(steps[path], PATH_BLUR)
+
+
+def _seam(
+    crop: Array,
+    edges: tuple[Array, Array],
+    down: Array,
+    unit: float,
+    shown: float,
+    lifted: bool,
+    steady: Callable[[str, Array], Array],
+) -> tuple[Array, Array]:
+    """(NODES, 2) where the picture is torn, and as many places beside it, in what the mouth shows. edges: inner ones of both lips."""
+    own, other = edges if lifted else edges[::-1]
+    inwards = down if lifted else -down
+    line = _curve(own + 0.5 * (1.0 - shown) * (other - own))
+    opening = np.maximum((_curve(other) - line) @ inwards, 0.0)
+    luma = cv2.GaussianBlur(np.tensordot(LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
+    furthest = shown * INTO_GAP * opening + (1.0 - shown) * REACH * unit
+    seam = line + steady("seam", darkest_line(luma, line, inwards, unit, furthest))[:, None] * inwards
+    into = np.minimum(BEHIND * unit, 0.5 * opening)[:, None] if lifted else BESIDE * unit
+    return seam, seam + into * inwards
+
+
+def _rise(moved: Motions) -> float:
+    """How far up motions take the upper lip, in face units, where that is further than the lower one goes down; else 0."""
+    up, down = (sum(moved[p][1] for p in lip if p in moved) / 3 for lip in ((61, 62, 63), (65, 66, 67)))
+    return -up if -up > max(down, 0.0) else 0.0
+
+
+def _less_lifted(moved: Motions, share: float) -> Motions:
+    """Motions that raise the upper lip by a share of what they did."""
+    return {p: (dx, share * dy if p in UPPER_LIP else dy, sigma) for p, (dx, dy, sigma) in moved.items()}
 
 
 def _edged(moved: Motions, points: Array, edges: Sequence[tuple[int, ...]]) -> tuple[Motions, Array]:

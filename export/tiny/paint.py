@@ -18,7 +18,7 @@ from mien.export.tiny.draw_age import age, smile_folds
 from mien.export.tiny.draw_glasses import sunglasses
 from mien.export.tiny.draw_makeup import lipstick, skin_tone
 from mien.export.tiny.recolour import recolour_hair
-from mien.export.tiny.strokes import LOWER_LIP
+from mien.export.tiny.strokes import LOWER_LIP, UPPER_LIP
 from mien.export.tiny.teachers import MESH_TO_68
 
 EDITS_FILE = Path(__file__).with_name("edits.json")
@@ -103,7 +103,7 @@ def _moved(face: Face, plan: MotionPlan) -> Face:
         return face
     rgb = np.clip(motion.of_crop(crop).transpose(1, 2, 0) * 0.5 + 0.5, 0, 1)
     hair, person = np.clip(warp_crop(_planes(np.dstack([face.hair, face.person])), motion.field), 0, 1)
-    mesh = motion.of_points(face.mesh[:, :2], face.rgb.shape[0], LOWER_LIP)
+    mesh = motion.of_points(face.mesh[:, :2], face.rgb.shape[0], (UPPER_LIP, LOWER_LIP))
     return Face(np.ascontiguousarray(rgb), np.column_stack([mesh, face.mesh[:, 2:]]), hair, person)
 
 

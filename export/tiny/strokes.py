@@ -27,7 +27,10 @@ OUTER_UPPER = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
 OUTER_LOWER = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
 INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
 INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
-# Between the corners, from the outer edge of the lower lip to its inner one.
+# Between the corners, from the outer edge of a lip to its inner one.
+UPPER_LIP = (
+    *OUTER_UPPER[1:-1], 184, 74, 73, 72, 11, 302, 303, 304, 408, 183, 42, 41, 38, 12, 268, 271, 272, 407, *INNER_UPPER[1:-1],
+)  # fmt: skip
 LOWER_LIP = (
     *OUTER_LOWER[1:-1], 77, 90, 180, 85, 16, 315, 404, 320, 307, 96, 89, 179, 86, 15, 316, 403, 319, 325, *INNER_LOWER[1:-1],
 )  # fmt: skip

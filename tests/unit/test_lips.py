@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 
 from mien.engine.bundle import Bundle
-from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
-from mien.engine.face.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, NODES, REACH, darkest_line, part_lips
+from mien.engine.face.lips import LOWER_LIP, NODES, REACH, darkest_line, part_lips
 from mien.engine.face.mouth_inside import BLACK, draw_inside
 from mien.engine.face.points import face_axes
 from mien.engine.face.warp import Motions, motions, scaled
 from mien.engine.types import Array
-
-SIZE = 256
-ONES = np.ones((SIZE, SIZE), np.float32)
-SKIN, UPPER, LOWER, OWN = (0.5, 0.3, 0.1), (0.6, -0.4, -0.4), (-0.4, 0.6, -0.4), (-0.6, -0.4, 0.8)
+from tests.painted_mouth import LOWER, OWN, SIZE, UPPER, mouth, moved, painted, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -24,43 +20,6 @@ def opens() -> Motions:
     edit = Bundle.open("tiny").manifest.edits["mouth_open"]
     assert edit.parts_lips
     return motions([(edit.template, 1.0)])
-
-
-def mouth(face: Array, gap_px: float = 0.0) -> Array:
-    """The face in crop pixels, with its inner lips so far apart and straight."""
-    points = face - [160.0, 110.0] + [128.0, 110.0]
-    x = np.linspace(points[60, 0], points[64, 0], 5)
-    for line, y in ((INNER_UPPER, 0.0), (INNER_LOWER, gap_px)):
-        points[list(line[1:-1])] = np.stack([x, points[[60, 64], 1].mean() + y * np.array([0, 1, 1, 1, 0])], 1)
-    return np.asarray(points)
-
-
-def painted(points: Array) -> Array:
-    """A crop (3, S, S) with lips of different colours, a dark line where they meet; OWN between them where they do not."""
-    picture = np.full((SIZE, SIZE, 3), SKIN, np.float32)
-    for ring, colour in (
-        ((*range(48, 55), 64, 63, 62, 61, 60), UPPER),
-        ((*range(54, 60), 48, 60, 67, 66, 65, 64), LOWER),
-        ((60, 61, 62, 63, 64, 65, 66, 67), OWN),
-    ):
-        outline = [np.round(points[list(ring)] * 16).astype(np.int32)]
-        if np.ptp(points[list(ring), 1]) > 1:
-            cv2.fillPoly(picture, outline, colour, shift=4)
-    if points[66, 1] - points[62, 1] < 1:
-        y = round(points[62, 1])
-        picture[y : y + 1, round(points[60, 0]) : round(points[64, 0])] = -0.9
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))
-
-
-def rows_of(crop: Array, colour: tuple[float, float, float], x: float) -> Array:
-    """The rows of a column that show a colour."""
-    return np.flatnonzero(np.abs(crop[:, :, round(x)].T - np.array(colour)).max(1) < 0.35)
-
-
-def moved(opens: Motions, points: Array, crop: Array, support: Array = ONES) -> FaceMotion:
-    motion = face_motion(MotionPlan(opens, parts_lips=True), points, crop, support, 1.0, lambda _, value: value)
-    assert motion is not None
-    return motion
 
 
 def test_each_lip_keeps_its_thickness(face: Array, opens: Motions) -> None:
@@ -92,8 +51,8 @@ def test_the_gap_is_no_darker_than_black_is_in_the_picture(face: Array, opens: M
     crop[:, y - 3 : y + 4, round(points[37, 0]) : round(points[44, 0])] = -0.95  # pupils
     gap = part_lips(opens, points, crop, lambda _, value: value).gap
     assert gap is not None
-    clear, hazy = (draw_inside(picture, gap, 1.0)[0] for picture in (crop, 0.5 + 0.5 * crop))
-    inside = draw_inside(crop, gap, 1.0)[1] == 1
+    clear, hazy = (draw_inside(picture, points, gap, 1.0)[0] for picture in (crop, 0.5 + 0.5 * crop))
+    inside = draw_inside(crop, points, gap, 1.0)[1] == 1
     black = 2 * (0.75 + 0.25 * -0.95 - BLACK) - 1  # how much brighter the pupils are than black, on the scale
     assert clear[:, inside].mean(0).min() < -0.75 and black < hazy[:, inside].mean(0).min() < 0.0
 
@@ -127,11 +86,11 @@ def test_what_hangs_on_the_lower_lip_is_not_folded(face: Array, opens: Motions, 
     points = mouth(face, gap_px)
     parting = part_lips(opens, points, painted(points), lambda _, value: value)
     pitch = SIZE / len(parting.field)
-    (x_down, x_across), (y_down, y_across) = (np.gradient(parting.lower[..., a], pitch) for a in (0, 1))
+    (x_down, x_across), (y_down, y_across) = (np.gradient(parting.sides[1][..., a], pitch) for a in (0, 1))
     assert ((1 + x_across) * (1 + y_down) - x_down * y_across).min() > 0.05
     columns, rows = np.meshgrid(*2 * [np.arange(len(parting.field), dtype=np.float32)])
     x, y = columns + parting.field[..., 0] / pitch, rows + parting.field[..., 1] / pitch
-    left = cv2.remap(parting.lower.astype(np.float32), x, y, cv2.INTER_LINEAR) + parting.field
+    left = cv2.remap(parting.sides[1].astype(np.float32), x, y, cv2.INTER_LINEAR) + parting.field
     below = (rows * pitch > points[57, 1]) & (rows * pitch < SIZE - 16)
     assert np.hypot(*left[below].T).max() < 0.5 < np.hypot(*parting.field[below].T).max()
 
@@ -171,16 +130,16 @@ def test_the_inside_stays_in_the_gap(face: Array, opens: Motions) -> None:
     crop = painted(points)
     gap = part_lips(opens, points, crop, lambda _, value: value).gap
     assert gap is not None
-    picture, share = draw_inside(crop, gap, 1.0)
+    picture, share = draw_inside(crop, points, gap, 1.0)
     assert -1 <= picture.min() and picture.max() <= 1 and 0 <= share.min() and share.max() == 1
     rows, columns = np.nonzero(share > 0.01)
     assert points[48, 0] - 2 < columns.min() and columns.max() < points[54, 0] + 2
     assert points[62, 1] - 4 < rows.min() and rows.max() < points[57, 1] + 0.3 * 60
-    blurred = draw_inside(crop, gap, 4.0)[1]
+    blurred = draw_inside(crop, points, gap, 4.0)[1]
     assert np.abs(np.diff(blurred, axis=0)).max() < 0.5 * np.abs(np.diff(share, axis=0)).max(), "as soft as the frame"
     for shifted in (-400.0, 400.0):
         outside = part_lips(opens, points + shifted, crop, lambda _, value: value).gap
-        assert outside is None or not draw_inside(crop, outside, 1.0)[1].any()
+        assert outside is None or not draw_inside(crop, points + shifted, outside, 1.0)[1].any()
 
 
 def test_a_small_crop_has_a_small_field(face: Array, opens: Motions) -> None:
@@ -200,17 +159,17 @@ def test_nothing_is_drawn_over_a_hand(face: Array, opens: Motions) -> None:
 def test_the_seam_is_the_dark_line_near_the_landmarks() -> None:
     luma = np.full((SIZE, SIZE), 0.6, np.float32)
     line = np.stack([np.linspace(100, 160, NODES), np.full(NODES, 150.0)], 1)
-    down, unit = np.array([0.0, 1.0]), 60.0
+    inwards, unit = np.array([0.0, -1.0]), 60.0
     anywhere = np.full(NODES, SIZE)
-    assert not darkest_line(luma, line, down, unit, anywhere).any(), "nothing to see: the landmarks hold"
+    assert not darkest_line(luma, line, inwards, unit, anywhere).any(), "nothing to see: the landmarks hold"
     luma[147:149] = 0.4
-    found = darkest_line(luma, line, down, unit, anywhere)
-    np.testing.assert_allclose(found[8:-8], -2.5, atol=0.6)
+    found = darkest_line(luma, line, inwards, unit, anywhere)
+    np.testing.assert_allclose(found[8:-8], 2.5, atol=0.6)
     assert np.abs(np.diff(found)).max() < 0.6
-    assert np.abs(darkest_line(luma, line, down, unit, np.full(NODES, 1.0))).max() <= 1, "teeth are above the seam"
+    assert np.abs(darkest_line(luma, line, inwards, unit, np.full(NODES, 1.0))).max() <= 1, "teeth lie further in"
     luma[:] = 0.6
     luma[150 - round(2 * REACH * unit)] = 0.1
-    assert np.abs(darkest_line(luma, line, down, unit, anywhere)).max() <= REACH * unit, "a nostril is not a seam"
+    assert np.abs(darkest_line(luma, line, inwards, unit, anywhere)).max() <= REACH * unit, "a nostril is not a seam"
 
 
 def test_lower_lip_points_are_the_lower_lips() -> None:
