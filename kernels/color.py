@@ -36,6 +36,12 @@ LUMA: Array = _luma_weights("bt601").astype(np.float32)
 """(3,) weights of R, G and B: how bright a colour is, where no frame says which matrix."""
 
 
+def luma_of(planes: Array) -> Array:
+    """(...) BT.601 luma of RGB planes (3, ...), in this thread: a matrix product of numpy's waits for others."""
+    r, g, b = planes
+    return np.asarray(LUMA[0] * r + LUMA[1] * g + LUMA[2] * b)
+
+
 @cache
 def rgb_to_yuv(matrix: Matrix, color_range: ColorRange, bit_depth: int) -> tuple[Array, Array]:
     """Return M (3, 3) and offset (3,), read-only float64, with (Y, Cb, Cr) codes = M rgb + offset for rgb on [-1, 1].

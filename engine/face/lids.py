@@ -18,7 +18,7 @@ from mien.engine.face.points import face_axes
 from mien.engine.face.smooth import gaussian_smooth, ramp
 from mien.engine.face.warp import NO_SECOND_MAP
 from mien.engine.types import Array
-from mien.kernels.color import LUMA
+from mien.kernels.color import LUMA, luma_of
 
 # Of each eye the upper and the lower edge from corner to corner, and the brow above it.
 EYES = (
@@ -108,7 +108,7 @@ def close_lids(
     unit = float(np.hypot(*face_axes(points)[1]))
     half_px = max(LASHES * unit, LASHES_PIXELS * pixel)
     eyes = list(_eyes(points, unit))
-    luma = np.tensordot(LUMA, 0.5 * crop + 0.5, 1)
+    luma = luma_of(0.5 * crop + 0.5)
     seen = steady("eyes", np.array([_seen(crop, eye, unit) for eye in eyes], np.float32))
     for k, (eye, closed) in enumerate(zip(eyes, map(float, strength * seen), strict=True)):
         for lid, shared in ((edges[2 * k : 2 * k + 2], MEET), (edges[2 * k + 4 : 2 * k + 6], MEET - 1)):
@@ -153,7 +153,7 @@ def _draw(
     the width of their line when the lid is down, paler: its share.
     """
     skin, lashes = colours
-    darker = (1 - fetched / np.maximum(np.tensordot(LUMA, skin, 1), 1e-3) - FOLD[0]) / (FOLD[1] - FOLD[0])
+    darker = (1 - fetched / np.maximum(luma_of(skin), 1e-3) - FOLD[0]) / (FOLD[1] - FOLD[0])
     fading = np.clip(1.5 * (1 - part.above / np.maximum(part.stretch + part.way, 1e-3)), 0, 1) * (part.above > 0)
     smoothed = cv2.GaussianBlur(np.clip(darker, 0, 1) * fading, (0, 0), blur_px)
     lid_share = LID_SHARE * closed * smoothed * (part.above > 0)

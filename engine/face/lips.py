@@ -30,7 +30,7 @@ from mien.engine.face.warp import (
     sample_field,
 )
 from mien.engine.types import Array
-from mien.kernels.color import LUMA
+from mien.kernels.color import luma_of
 
 LOWER_JAW = tuple(range(4, 13))
 UPPER_LIP, LOWER_LIP = (*range(49, 54), *range(61, 64)), (*range(55, 60), *range(65, 68))
@@ -183,7 +183,7 @@ def _seam(
     inwards = down if lifted else -down
     line = _curve(own + 0.5 * (1.0 - shown) * (other - own))
     opening = np.maximum((_curve(other) - line) @ inwards, 0.0)
-    luma = cv2.GaussianBlur(np.tensordot(LUMA, 0.5 * crop + 0.5, 1), (0, 0), LUMA_BLUR_PX)
+    luma = cv2.GaussianBlur(luma_of(0.5 * crop + 0.5), (0, 0), LUMA_BLUR_PX)
     furthest = shown * INTO_GAP * opening + (1.0 - shown) * REACH * unit
     seam = line + steady("seam", darkest_line(luma, line, inwards, unit, furthest))[:, None] * inwards
     into = np.minimum(BEHIND * unit, 0.5 * opening)[:, None] if lifted else BESIDE * unit

@@ -27,6 +27,7 @@ POINT_ITERATIONS, POINT_DAMPING = 30, 0.4
 # of the Gaussians move three times as many samples as can be seen to move.
 STILL_PX = 1 / 512
 
+NO_THIRD: Any = None  # of gemm's matrices
 NO_SECOND_MAP: Any = None  # where the first map has both coordinates; an empty array reads beyond its end in OpenCV 5
 
 Motions = dict[int, tuple[float, float, float]]
@@ -62,7 +63,8 @@ def forward_field(moved: Motions, points: Array, size: int, grid: int = GRID) ->
     """(G, G, 2) F in crop pixels; points: 68 landmarks in crop pixels.
 
     The Gaussians are isotropic, so each is a product of a row and a column whatever the face's roll, and the sums are
-    matrix products.
+    matrix products. OpenCV's, in this thread: numpy's are handed to threads, which are waited for a hundred times as long as the
+    sums take where other work has the cores.
     """
     axis_x, axis_y = face_axes(points)
     unit = float(np.hypot(*axis_y))
@@ -72,8 +74,10 @@ def forward_field(moved: Motions, points: Array, size: int, grid: int = GRID) ->
     nodes = node_positions(size, grid)
     width = values[:, 2] * unit
     x, y = (np.exp(-0.5 * ((nodes - points[index, a][:, None]) / width[:, None]) ** 2) for a in (0, 1))
-    total = np.maximum(y.T @ x, 1.0)
-    return np.stack([(y * d[:, a][:, None]).T @ x / total for a in (0, 1)], 2)
+    total, *sums = (
+        cv2.gemm(y * scale, x, 1.0, NO_THIRD, 0.0, flags=cv2.GEMM_1_T) for scale in (1.0, d[:, :1], d[:, 1:])
+    )
+    return np.asarray(np.stack(sums, 2) / np.maximum(total, 1.0)[..., None])
 
 
 def backward_field(forward: Array, size: int) -> Array:
