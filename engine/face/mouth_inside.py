@@ -21,7 +21,8 @@ CAVITY, TONGUE, TEETH = (
 )
 EYES_REACH = 1.2
 EDGE_PX, EDGE_PIXELS, NARROWEST = 0.9, 1.3, 0.02  # the first of the crop, the second of the frame: the softer holds
-TOOTH_WIDTH, TEETH_SHOWN, TOOTH_SHOWN = 0.082, 0.42, 0.085  # the second of the opening; the shorter of both
+TOOTH_WIDTH, LONGEST_TOOTH = 0.082, 0.15
+TEETH_SHOWN, TOOTH_SHOWN = 0.42, 0.085  # below a lip that does not rise: the first of the opening; the shorter of both
 LEAST_TOOTH = 0.8  # how bright teeth are that a lip uncovers, at least, of common ones: what it hid was in its shadow
 TONGUE_FROM = 0.16  # the opening from which the whole tongue shows
 LIP_SHADOW, HANGS, TEETH_HANG = 0.03, 0.045, 0.04
@@ -61,7 +62,7 @@ def draw_inside(crop: Array, points: Array, gap: Gap, pixel: float) -> tuple[Arr
     lit = own * np.maximum(1, LEAST_TOOTH * TEETH.mean() / np.maximum(own.mean(2, keepdims=True), 0.05))
     tooth = _mix(TEETH, lit, gap.shown * enamel)
     usual, raised = min(TEETH_SHOWN * most, TOOTH_SHOWN) * gap.unit, np.interp(across, gap.across, gap.raised)
-    lengths = (1 - gap.shown, usual + raised), (1.0, raised)
+    lengths = (1 - gap.shown, np.minimum(usual + raised, LONGEST_TOOTH * gap.unit)), (1.0, raised)
     colour = _teeth(colour, tooth, across - 0.5 * (left + right), down - top, side, lengths, gap.unit)
     colour = colour * (1 - 0.6 * (1 - gap.shown) * np.exp(-under / LIP_SHADOW))[..., None] * gap.light
     colour = np.clip(colour, 0, 1)
