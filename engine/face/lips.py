@@ -109,11 +109,13 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Callable[[str,
         rest = {point: motion for point, motion in moved.items() if point not in still}
         return forward_field(*_edged(rest, points, edges), size, grid)
 
-    whole = field_of(())
     along = lower_edge[-1] - lower_edge[0]
     parted = float(np.hypot(*(lower_edge - upper_edge)[2:-2].T).mean()) / unit
     share = 1.0 - ramp(parted, WIDE, WIDEST)
     width = float(np.hypot(*along))
+    whole = field_of(())
+    if share < 1.0:  # lips that are not torn keep their curves
+        whole += (1.0 - share) * (field_of((), *UPPER_EDGES, *LOWER_EDGES) - whole)
     if share == 0.0 or width < 2.0:
         return Parting(backward_field(whole, size), (whole, whole), None)
     axes = np.array([along, [-along[1], along[0]]]) / width
