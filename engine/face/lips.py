@@ -48,8 +48,8 @@ TAPER = 0.2  # share of half the mouth over which the two fields become one
 CLOSED, PARTED, WIDE, WIDEST = 0.03, 0.07, 0.22, 0.32
 LEAST_GAP_PX = 0.5
 
-# The seam: how far from the landmarks it may lie, in face units, but above those of the lower lip of a mouth that shows its inside
-# no more than a share of the gap; steps in pixels; what a shade darker (of the scale 0 to 1) is worth against the whole of that
+# The seam: how far from a lip's landmarks it may lie, in face units, but into a mouth that shows its inside no more than a share of
+# the gap; steps in pixels; what a shade darker (of the scale 0 to 1) is worth against the whole of that
 # distance, and against a bend by one step from node to node. The blur of the picture, and of the path.
 REACH, INTO_GAP, STEP_PX, DARKNESS, HOME, BEND = 0.05, 0.4, 0.5, 8.0, 0.35, 0.35
 LUMA_BLUR_PX, PATH_BLUR = 0.7, 2.0

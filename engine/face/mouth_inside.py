@@ -61,8 +61,9 @@ def draw_inside(crop: Array, points: Array, gap: Gap, pixel: float) -> tuple[Arr
     colour = _mix(colour, np.minimum(own, 0.5), gap.shown * _going_on(enamel, beyond))
     lit = own * np.maximum(1, LEAST_TOOTH * TEETH.mean() / np.maximum(own.mean(2, keepdims=True), 0.05))
     tooth = _mix(TEETH, lit, gap.shown * enamel)
-    usual, raised = min(TEETH_SHOWN * most, TOOTH_SHOWN) * gap.unit, np.interp(across, gap.across, gap.raised)
-    lengths = (1 - gap.shown, np.minimum(usual + raised, LONGEST_TOOTH * gap.unit)), (1.0, raised)
+    usual, longest = min(TEETH_SHOWN * most, TOOTH_SHOWN) * gap.unit, LONGEST_TOOTH * gap.unit
+    raised = np.minimum(np.interp(across, gap.across, gap.raised), longest)
+    lengths = (1 - gap.shown, np.minimum(usual + raised, longest)), (1.0, raised)
     colour = _teeth(colour, tooth, across - 0.5 * (left + right), down - top, side, lengths, gap.unit)
     colour = colour * (1 - 0.6 * (1 - gap.shown) * np.exp(-under / LIP_SHADOW))[..., None] * gap.light
     colour = np.clip(colour, 0, 1)

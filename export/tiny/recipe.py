@@ -23,7 +23,7 @@ class Stage:
     needs: tuple[str, ...] = ()
 
 
-# What `all` runs: each stage after those that it needs, and before those that it is written before where there is a choice.
+# What `all` runs, in the order in which stages begin where several could.
 STAGES = {
     "prepare": Stage(),
     "poses": Stage(0, ("prepare",)),
