@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 
 from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
-from mien.engine.face.lips import INNER_LOWER, INNER_UPPER
+from mien.engine.face.seam import INNER_LOWER, INNER_UPPER
 from mien.engine.face.warp import Motions
 from mien.engine.types import Array
 
 SIZE = 256
 ONES = np.ones((SIZE, SIZE), np.float32)
-SKIN, UPPER, LOWER, OWN = (0.5, 0.3, 0.1), (0.6, -0.4, -0.4), (-0.4, 0.6, -0.4), (-0.6, -0.4, 0.8)
+SKIN, UPPER, LOWER, OWN = (0.5, 0.3, 0.1), (0.6, -0.4, -0.4), (0.2, -0.6, 0.2), (-0.6, -0.4, 0.8)
 
 
 def mouth(face: Array, gap_px: float = 0.0) -> Array:

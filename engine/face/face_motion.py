@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -11,6 +11,7 @@ import numpy as np
 from mien.engine.face.lids import LOWER_LIDS, UPPER_LIDS, close_lids
 from mien.engine.face.lips import LOWER_LIP, UPPER_LIP, part_lips
 from mien.engine.face.mouth_inside import draw_inside
+from mien.engine.face.smooth import Steady
 from mien.engine.face.warp import (
     NO_SECOND_MAP,
     Motions,
@@ -28,7 +29,6 @@ from mien.engine.types import Array
 
 Cover = tuple[Array, Array]
 """A picture (3, S, S) in [-1, 1] and its share (S, S) in [0, 1]."""
-Steady = Callable[[str, Array], Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,7 @@ def face_motion(
 ) -> FaceMotion | None:
     """The motion of a crop (3, S, S) in [-1, 1] with 68 landmarks in its pixels; None where nothing moves.
 
-    support: (P, P) in [0, 1], where the face may move. pixel: crop pixels a pixel of the frame is wide. steady: averages
-    named values over the frames of a track.
+    support: (P, P) in [0, 1], where the face may move. pixel: crop pixels a pixel of the frame is wide.
     """
     motion = _template_motion(plan, points, crop, support, pixel, steady)
     if plan.lids <= 0:

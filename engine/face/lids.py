@@ -8,14 +8,14 @@ lies along the edge, as dark as it is found there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from mien.engine.face.points import face_axes
-from mien.engine.face.smooth import gaussian_smooth, ramp
+from mien.engine.face.smooth import Steady, gaussian_smooth, ramp
 from mien.engine.face.warp import NO_SECOND_MAP
 from mien.engine.types import Array
 from mien.kernels.color import LUMA, luma_of
@@ -94,13 +94,11 @@ class _Part:
     moved: Array
 
 
-def close_lids(
-    points: Array, crop: Array, strength: float, pixel: float, steady: Callable[[str, Array], Array]
-) -> Closing:
+def close_lids(points: Array, crop: Array, strength: float, pixel: float, steady: Steady) -> Closing:
     """Close the eyes of a crop (3, S, S) in [-1, 1] by a strength in [0, 1]; points: 68 landmarks in its pixels.
 
     An eye that is turned away stays as it is, and so does one behind a dark lens. pixel: crop pixels that a pixel of the frame is
-    wide; the line of the lashes is no narrower. steady: averages named values over the frames of a track.
+    wide; the line of the lashes is no narrower.
     """
     size = crop.shape[1]
     field, edges = np.zeros((size, size, 2), np.float32), points[[*UPPER_LIDS, *LOWER_LIDS]]

@@ -16,15 +16,13 @@ from mien.engine.face.lips import Gap
 from mien.engine.face.teeth import around_mouth, enamel_share
 from mien.engine.types import Array
 
-CAVITY, TONGUE, TEETH = (
-    np.array(c, np.float32) for c in ((0.13, 0.035, 0.035), (0.46, 0.19, 0.18), (0.76, 0.71, 0.64))
-)
+CAVITY, TONGUE = (np.array(c, np.float32) for c in ((0.13, 0.035, 0.035), (0.46, 0.19, 0.18)))
 EYES_REACH = 1.2
 EDGE_PX, EDGE_PIXELS, NARROWEST = 0.9, 1.3, 0.02  # the first of the crop, the second of the frame: the softer holds
 TOOTH_WIDTH, LONGEST_TOOTH = 0.082, 0.15
 TEETH_SHOWN, TOOTH_SHOWN = 0.42, 0.085  # below a lip that does not rise: the first of the opening; the shorter of both
-LEAST_TOOTH = 0.8  # how bright teeth are that a lip uncovers, at least, of common ones: what it hid was in its shadow
 TONGUE_FROM = 0.16  # the opening from which the whole tongue shows
+SHADE = np.array([1.0, 1.25, 1.35], np.float32)  # lips and tongue tint what light they leave
 LIP_SHADOW, HANGS, TEETH_HANG = 0.03, 0.045, 0.04
 # The share of a face's pixels that counts as its black, and how bright that may be by itself.
 DARKEST, BLACK = 0.01, 0.24
@@ -55,16 +53,17 @@ def draw_inside(crop: Array, points: Array, gap: Gap, pixel: float) -> tuple[Arr
     under, depth = np.maximum(down - top, 0) / gap.unit, np.clip((down - top) / opening, 0, 1)
     most = float((gap.bottom - gap.top).max()) / gap.unit
     colour = _mix(CAVITY * (0.7 + 0.6 * depth)[..., None], TONGUE, _tongue(side, depth, most))
-    own = np.stack([np.interp(across, gap.across, gap.beside[:, k]) for k in range(3)], 2) / gap.light
+    own = _along(gap, gap.beside / gap.light, across)
     enamel = enamel_share(own)
     beyond = np.maximum(bottom - down, 0) / gap.unit if gap.lifted else under
-    colour = _mix(colour, np.minimum(own, 0.5), gap.shown * _going_on(enamel, beyond))
-    lit = own * np.maximum(1, LEAST_TOOTH * TEETH.mean() / np.maximum(own.mean(2, keepdims=True), 0.05))
-    tooth = _mix(TEETH, lit, gap.shown * enamel)
+    dim = np.minimum(1, (0.5 + 0.5 * enamel) / np.maximum(own.max(2), 1e-3))[..., None]
+    colour = _mix(colour, own * dim, gap.shown * _going_on(enamel, beyond))
+    tooth = _along(gap, gap.teeth, across)
     usual, longest = min(TEETH_SHOWN * most, TOOTH_SHOWN) * gap.unit, LONGEST_TOOTH * gap.unit
     raised = np.minimum(np.interp(across, gap.across, gap.raised), longest)
     lengths = (1 - gap.shown, np.minimum(usual + raised, longest)), (1.0, raised)
-    colour = _teeth(colour, tooth, across - 0.5 * (left + right), down - top, side, lengths, gap.unit)
+    along = (across - 0.5 * (left + right)) / gap.unit
+    colour = _teeth(colour, tooth, (along, down - top, side), lengths, 1 - gap.shown * enamel)
     colour = colour * (1 - 0.6 * (1 - gap.shown) * np.exp(-under / LIP_SHADOW))[..., None] * gap.light
     colour = np.clip(colour, 0, 1)
     colour = colour + _haze(crop, points) * (1 - colour) ** 2
@@ -72,6 +71,11 @@ def draw_inside(crop: Array, points: Array, gap: Gap, pixel: float) -> tuple[Arr
     picture[:, rows, columns] = colour.transpose(2, 0, 1) * 2 - 1
     share[rows, columns] = gap.share * inside
     return picture, share
+
+
+def _along(gap: Gap, colours: Array, across: Array) -> Array:
+    """(h, w, 3): colours (NODES, 3) of the gap at places along it (h, w)."""
+    return np.stack([np.interp(across, gap.across, channel) for channel in colours.T], 2)
 
 
 def _going_on(enamel: Array, beyond: Array) -> Array:
@@ -90,24 +94,24 @@ def _tongue(side: Array, depth: Array, most: float) -> Array:
 def _teeth(
     colour: Array,
     tooth: Array,
-    across_px: Array,
-    under_px: Array,
-    side: Array,
+    place: tuple[Array, Array, Array],
     lengths: Sequence[tuple[float, Array]],
-    unit: float,
+    free: Array,
 ) -> Array:
     """The upper row, of colours `tooth`, over a colour; darker to the sides, where the arch recedes.
 
-    lengths: how much is there of teeth of a length in pixels, as they are in the middle; of several the most.
+    place: along the mouth in face units, under the lip in pixels, and along it from -1 to 1. lengths: how much is there of teeth of a
+    length in pixels, as they are in the middle; of several the most. free: whether they end there, and do not go on in own ones.
     """
+    along, under_px, side = place
     arch = np.clip(1 - (np.abs(side) / 0.84) ** 2.4, 0, 1)
-    place = across_px / (TOOTH_WIDTH * unit * (1 - 0.22 * np.abs(side)))
-    rounded = 1 - 0.12 * np.abs(2 * (place - np.floor(place)) - 1) ** 4
-    between = np.exp(-(((place - np.round(place)) / 0.07) ** 2))
-    enamel = tooth * ((0.42 + 0.58 * arch) * (1 - 0.18 * between))[..., None]
+    count = along / (TOOTH_WIDTH * (1 - 0.22 * np.abs(side)))
+    rounded = np.sqrt(arch) * (1 - 0.12 * np.abs(2 * (count - np.floor(count)) - 1) ** 4)
+    between = np.exp(-(((count - np.round(count)) / 0.07) ** 2))
+    enamel = tooth * ((0.42 + 0.58 * arch) * (1 - 0.18 * between))[..., None] ** SHADE
     there = np.zeros_like(arch)
     for share, length_px in lengths:
-        end = _step(length_px * np.sqrt(arch) * rounded - under_px, EDGE_PX)
+        end = _step(length_px * (1 + free * (rounded - 1)) - under_px, EDGE_PX)
         there = np.maximum(there, share * np.clip(length_px / (2 * EDGE_PX), 0, 1) * end)
     return _mix(colour, enamel, 0.93 * there * np.clip(arch * 3, 0, 1))
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from mien.engine.types import Array
+
+Steady = Callable[[str, Array], Array]
+"""Averages named values over the frames of a track."""
 
 TRUNCATE = 4.0
 

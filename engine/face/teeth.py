@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from mien.engine.face.points import LEFT_EYE, RIGHT_EYE, face_axes
-from mien.engine.face.warp import NO_SECOND_MAP
+from mien.engine.face.seam import Mouth, colours_between
+from mien.engine.face.smooth import gaussian_smooth, ramp
 from mien.engine.types import Array
 
+TEETH = np.array([0.76, 0.71, 0.64], np.float32)  # common ones in common light
+# How bright those are that a lip uncovers, at least, of common ones: what it hid was in its shadow; but from so many on that it leaves
+# to be seen, in face units, these tell. How far along the mouth, of it,
+# teeth tell the colour of their neighbours; how many of the places there have to show some.
+LEAST_TOOTH, TELLING, NEIGHBOURS, ENOUGH = 0.8, (0.03, 0.1), 0.15, 0.3
 SKIN = np.array([1.24, 0.95, 0.81], np.float32)  # of common skin in white light, over its mean
 SKIN_MEAN, SKIN_REACH = 0.5, 0.55
 EYE_WHITE, EYE_SHARE = 0.72, 0.9  # how bright the whites of eyes are in that light; their quantile of an eye
 # Green over red, and brightness, from where on some and all of what is seen are teeth: tongue and lips are redder, a cavity is darker.
 ENAMEL, BRIGHT = (0.62, 0.82), (0.2, 0.35)
-DEPTHS = (np.arange(9) + 0.5) / 9  # of the opening, at which teeth are looked for
 
 
 def light_of(crop: Array, points: Array) -> Array:
@@ -43,14 +47,29 @@ def enamel_share(colours: Array) -> Array:
     return np.asarray(pale * bright)
 
 
-def teeth_shown(crop: Array, light: Array, upper: Array, lower: Array) -> float:
-    """How many pixels of teeth a mouth shows in its middle, between the edges of its lips (n, 2), both from left to right."""
-    middle = slice(len(upper) // 4, len(upper) - len(upper) // 4)
-    upper, lower = upper[middle], lower[middle]
-    at = (upper[:, None] + DEPTHS[:, None] * (lower - upper)[:, None]).astype(np.float32)
-    seen = [cv2.remap(p, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in crop]
-    share = enamel_share((0.5 + 0.5 * np.stack(seen, 2)) / light)
-    return float((share.mean(1) * np.hypot(*(lower - upper).T)).mean())
+def teeth_shown(crop: Array, light: Array, mouth: Mouth) -> float:
+    """How many pixels of teeth a mouth shows in its middle."""
+    share = enamel_share(colours_between(crop, *mouth.middle) / light)
+    return float((share.mean(0) * np.hypot(*np.subtract(*mouth.middle).T)).mean())
+
+
+def tooth_colours(crop: Array, light: Array, mouth: Mouth, teeth: float) -> Array:
+    """(NODES, 3): the colours, light taken off, of teeth along a mouth: common ones, or what it shows of its own there and nearby.
+
+    teeth: how many it shows, in face units.
+    """
+    seen = colours_between(crop, mouth.upper, mouth.lower) / light
+    enamel, width = enamel_share(seen), NEIGHBOURS * seen.shape[1]
+    bright = enamel * seen.mean(-1)
+    weight = (enamel * (bright / max(float(bright.max()), 1e-3)) ** 4)[
+        ..., None
+    ]  # blurred with shadows the others tell less
+    there, own = (gaussian_smooth(values.mean(0), width) for values in (weight, weight * seen))
+    own /= np.maximum(there, 1e-6)
+    known = np.clip(gaussian_smooth(enamel.max(0), width) / ENOUGH, 0, 1)[:, None]
+    least = LEAST_TOOTH * (1.0 - ramp(teeth, *TELLING))
+    own *= np.maximum(1.0, least * TEETH.mean() / np.maximum(own.mean(1, keepdims=True), 0.05))
+    return np.asarray(TEETH + mouth.shown * known * (own - TEETH))
 
 
 def _eye_white(crop: Array, points: Array) -> float:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from mien.engine.bundle import Bundle
-from mien.engine.face.lips import LOWER_LIP, NODES, REACH, darkest_line, part_lips
+from mien.engine.face.lips import LOWER_LIP, part_lips
 from mien.engine.face.mouth_inside import BLACK, draw_inside
 from mien.engine.face.points import face_axes
+from mien.engine.face.seam import NODES
 from mien.engine.face.warp import Motions, motions, scaled
 from mien.engine.types import Array
 from tests.painted_mouth import LOWER, OWN, SIZE, UPPER, mouth, moved, painted, rows_of
@@ -91,7 +92,9 @@ def test_what_hangs_on_the_lower_lip_is_not_folded(face: Array, opens: Motions, 
     columns, rows = np.meshgrid(*2 * [np.arange(len(parting.field), dtype=np.float32)])
     x, y = columns + parting.field[..., 0] / pitch, rows + parting.field[..., 1] / pitch
     left = cv2.remap(parting.sides[1].astype(np.float32), x, y, cv2.INTER_LINEAR) + parting.field
-    below = (rows * pitch > points[57, 1]) & (rows * pitch < SIZE - 16)
+    assert parting.gap is not None
+    middle = parting.gap.origin[1] + 0.5 * (parting.gap.top + parting.gap.bottom).max()
+    below = (rows * pitch > max(points[57, 1], middle)) & (rows * pitch < SIZE - 16)
     assert np.hypot(*left[below].T).max() < 0.5 < np.hypot(*parting.field[below].T).max()
 
 
@@ -154,22 +157,6 @@ def test_nothing_is_drawn_over_a_hand(face: Array, opens: Motions) -> None:
     motion = moved(opens, points, crop, np.zeros((SIZE, SIZE), np.float32))
     np.testing.assert_array_equal(motion.of_crop(crop), crop)
     np.testing.assert_allclose(motion.of_points(points, SIZE), points, atol=1e-6)
-
-
-def test_the_seam_is_the_dark_line_near_the_landmarks() -> None:
-    luma = np.full((SIZE, SIZE), 0.6, np.float32)
-    line = np.stack([np.linspace(100, 160, NODES), np.full(NODES, 150.0)], 1)
-    inwards, unit = np.array([0.0, -1.0]), 60.0
-    anywhere = np.full(NODES, SIZE)
-    assert not darkest_line(luma, line, inwards, unit, anywhere).any(), "nothing to see: the landmarks hold"
-    luma[147:149] = 0.4
-    found = darkest_line(luma, line, inwards, unit, anywhere)
-    np.testing.assert_allclose(found[8:-8], 2.5, atol=0.6)
-    assert np.abs(np.diff(found)).max() < 0.6
-    assert np.abs(darkest_line(luma, line, inwards, unit, np.full(NODES, 1.0))).max() <= 1, "teeth lie further in"
-    luma[:] = 0.6
-    luma[150 - round(2 * REACH * unit)] = 0.1
-    assert np.abs(darkest_line(luma, line, inwards, unit, anywhere)).max() <= REACH * unit, "a nostril is not a seam"
 
 
 def test_lower_lip_points_are_the_lower_lips() -> None:

@@ -1,0 +1,158 @@
+"""Where lips meet or part in a crop: whether a mouth shows its inside, and the line along which the picture is torn.
+
+Landmarks of the inner lips lie seldom nearer to it than two or three pixels of a crop. Where lips touch it is the darkest line near them;
+where they part, the line along which the redness of a lip ends, be it at teeth or at a dark cavity, so that what the mouth shows is
+not torn with the lip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mien.engine.face.points import face_axes
+from mien.engine.face.smooth import Steady, gaussian_smooth, ramp, smooth_curve
+from mien.engine.face.warp import NO_SECOND_MAP
+from mien.engine.types import Array
+from mien.kernels.color import luma_of
+
+NODES = 48  # of the seam
+INNER_UPPER, INNER_LOWER = (48, 60, 61, 62, 63, 64, 54), (48, 60, 67, 66, 65, 64, 54)
+LIPS_MIDDLE = ((50, 51, 52, 56, 57, 58), (61, 62, 63, 67, 66, 65))  # outer and inner landmarks on both sides of it
+# Gaps between the lips, in face units: up to the first they count as closed, from the second on the mouth's own inside shows. It has
+# to be seen, too: how far its redness or brightness is from that of the lips, as a share of it.
+CLOSED, PARTED = 0.03, 0.07
+ALIKE, UNLIKE = 0.15, 0.3
+DEPTHS = (np.arange(9) + 0.5) / 9  # of the opening, at which a mouth's inside is looked at
+
+# How far from a lip's landmarks the seam may lie, in face units, but into a mouth that shows its inside no more than a share of
+# the gap; steps in pixels; what a shade darker (of the scale 0 to 1) is worth against the whole of that
+# distance, and against a bend by one step from node to node; what a fall of redness is worth against darkness.
+REACH, INTO_GAP, STEP_PX, DARKNESS, HOME, BEND, REDNESS = 0.05, 0.4, 0.5, 8.0, 0.35, 0.35, 2.0
+# Shares of the line at its ends along which the picture counts for less: of lips that touch, and that part.
+ENDS_CLOSED, ENDS_PARTED = 0.15, 0.05
+# The blur of the picture, and of the path. How far beyond the middle of a lip's edge the last of its redness lies.
+PICTURE_BLUR_PX, PATH_BLUR, RIM = 0.7, 2.0, 0.012
+
+
+@dataclass(frozen=True, slots=True)
+class Mouth:
+    """A mouth in a crop. upper, lower: (NODES, 2), the inner edges of the lips by their landmarks, from left to right. unit: of the face,
+    see `face_axes`. parted: the mean gap between them in the middle, in face units. shown: 0 where the mouth shows nothing of its
+    inside to 1 where it does.
+    """
+
+    upper: Array
+    lower: Array
+    unit: float
+    parted: float
+    shown: float
+
+    @property
+    def middle(self) -> tuple[Array, Array]:
+        """The middle halves of both edges."""
+        n = len(self.upper)
+        return self.upper[n // 4 : n - n // 4], self.lower[n // 4 : n - n // 4]
+
+    @classmethod
+    def seen(cls, crop: Array, points: Array) -> Mouth:
+        """Of a crop (3, S, S) in [-1, 1] with 68 landmarks in its pixels."""
+        unit = float(np.hypot(*face_axes(points)[1]))
+        upper, lower = (points[list(edge)] for edge in (INNER_UPPER, INNER_LOWER))
+        parted = float(np.hypot(*(lower - upper)[2:-2].T).mean()) / unit
+        curves = _curve(upper), _curve(lower)
+        shown = ramp(parted, CLOSED, PARTED) * ramp(_unlike_lips(crop, points, *curves), ALIKE, UNLIKE)
+        return cls(*curves, unit, parted, shown)
+
+
+def colours_between(crop: Array, upper: Array, lower: Array) -> Array:
+    """(DEPTHS, n, 3) in [0, 1]: a crop's colours between two lines (n, 2)."""
+    return colours_at(crop, upper + DEPTHS[:, None, None] * (lower - upper))
+
+
+def colours_at(crop: Array, places: Array) -> Array:
+    """(h, w, 3) in [0, 1]: a crop's colours at places (h, w, 2)."""
+    at = places.astype(np.float32)
+    seen = [cv2.remap(p, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in crop]
+    return np.asarray(0.5 + 0.5 * np.stack(seen, 2))
+
+
+def find_seam(crop: Array, mouth: Mouth, down: Array, lifted: bool, steady: Steady) -> tuple[Array, Array]:
+    """(NODES, 2) where the picture is torn, along the upper lip if that is lifted, else along the lower one; and (NODES,) how many
+    pixels there are from there to the other lip, at least 0.
+
+    down: the unit vector from lip to lip.
+    """
+    own, other, inwards = (mouth.upper, mouth.lower, down) if lifted else (mouth.lower, mouth.upper, -down)
+    line = own + 0.5 * (1.0 - mouth.shown) * (other - own)
+    opening = np.maximum((other - line) @ inwards, 0.0)
+    seen = cv2.GaussianBlur(luma_of(0.5 * crop + 0.5), (0, 0), PICTURE_BLUR_PX)
+    seen = seen + np.float32(mouth.shown) * (REDNESS * _redder_inwards(crop, inwards) - seen)
+    reach = REACH * mouth.unit * (1 + mouth.shown)
+    furthest = mouth.shown * INTO_GAP * opening + (1.0 - mouth.shown) * reach
+    ends = ENDS_CLOSED + mouth.shown * (ENDS_PARTED - ENDS_CLOSED)
+    offset = steady("seam", darkest_line(seen, line, inwards, reach, furthest, ends))
+    if not lifted:
+        offset = offset + mouth.shown * RIM * mouth.unit
+    return line + offset[:, None] * inwards, np.maximum(opening - offset, 0.0)
+
+
+def darkest_line(luma: Array, line: Array, inwards: Array, reach_px: float, furthest: Array, ends: float) -> Array:
+    """(NODES,) how many pixels inwards from a line (NODES, 2) the darkest smooth one near it runs, by dynamic programming.
+
+    luma: (S, S). inwards: the unit vector. furthest: (NODES,) in pixels. ends: the share of the line, at each end of it, along which
+    the picture counts for less.
+    """
+    half = max(2, round(reach_px / STEP_PX))
+    steps = np.arange(-half, half + 1) * STEP_PX
+    at = (line[:, None] + steps[:, None] * inwards).astype(np.float32)
+    seen = cv2.remap(luma, at, NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    from_end = np.minimum(np.arange(len(line)), np.arange(len(line))[::-1]) / (ends * len(line))
+    sure = DARKNESS * np.minimum(1.0, from_end)[:, None]
+    cost = sure * (seen - seen.mean(1, keepdims=True)) + HOME * (steps / (half * STEP_PX)) ** 2
+    cost[steps > furthest[:, None]] = np.inf
+    bend = BEND * np.abs(steps[:, None] - steps)
+    best, came = cost[0], np.zeros(cost.shape, int)
+    for node in range(1, len(line)):
+        ways = best + bend
+        came[node] = ways.argmin(1)
+        best = ways.min(1) + cost[node]
+    path = np.empty(len(line), int)
+    path[-1] = best.argmin()
+    for node in range(len(line) - 1, 0, -1):
+        path[node - 1] = came[node, path[node]]
+    return gaussian_smooth(steps[path], PATH_BLUR)
+
+
+def _redder_inwards(crop: Array, inwards: Array) -> Array:
+    """(S, S): how much redder the picture is a pixel inwards than a pixel outwards; lowest where a lip ends."""
+    red = cv2.GaussianBlur(0.5 * (crop[0] - crop[1]), (0, 0), PICTURE_BLUR_PX)
+    flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, red.shape[::-1]
+    shifts = (np.array([[1, 0, sign * inwards[0]], [0, 1, sign * inwards[1]]]) for sign in (1, -1))
+    inner, outer = (cv2.warpAffine(red, s, size, flags=flags, borderMode=cv2.BORDER_REPLICATE) for s in shifts)
+    return np.asarray(inner - outer)
+
+
+def _unlike_lips(crop: Array, points: Array, upper: Array, lower: Array) -> float:
+    """How far what lies between the lips is, where it is furthest, from their redness or brightness, as a share of these."""
+    lips = colours_at(crop, 0.5 * (points[list(LIPS_MIDDLE[0])] + points[list(LIPS_MIDDLE[1])])[None])[0]
+    n = len(upper)
+    inside = colours_between(crop, upper[n // 4 : n - n // 4], lower[n // 4 : n - n // 4])
+
+    def shades(colours: Array, axis: int) -> tuple[Array, Array]:
+        return np.median(colours[..., 0] - colours[..., 1], axis), np.median(colours.mean(-1), axis)
+
+    (red, bright), (red_inside, bright_inside) = shades(lips, 0), shades(inside, 1)
+    paler = 1.0 - red_inside / np.maximum(red, 0.02)
+    other = np.abs(bright_inside / np.maximum(bright, 0.02) - 1.0)
+    return float(max(paler.max(), other.max()))
+
+
+def _curve(line: Array) -> Array:
+    """A Catmull-Rom curve through a polyline (k, 2) as NODES points (NODES, 2), evenly spaced."""
+    dense = smooth_curve(line, 4 * NODES)
+    length = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(dense, axis=0).T))])
+    even = np.linspace(0, length[-1], NODES)
+    return np.stack([np.interp(even, length, dense[:, k]) for k in (0, 1)], 1)
