@@ -18,7 +18,7 @@ from mien.engine.types import Array
 
 CAVITY, TONGUE = (np.array(c, np.float32) for c in ((0.13, 0.035, 0.035), (0.46, 0.19, 0.18)))
 EYES_REACH = 1.2
-EDGE_PX, EDGE_PIXELS, NARROWEST = 0.9, 1.3, 0.02  # the first of the crop, the second of the frame: the softer holds
+EDGE_PX, EDGE_PIXELS, NARROWEST = 0.9, 1.3, 0.05  # the first of the crop, the second of the frame: the softer holds
 TOOTH_WIDTH, LONGEST_TOOTH = 0.082, 0.15
 TEETH_SHOWN, TOOTH_SHOWN = 0.42, 0.085  # below a lip that does not rise: the first of the opening; the shorter of both
 TONGUE_FROM = 0.16  # the opening from which the whole tongue shows

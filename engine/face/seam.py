@@ -25,16 +25,18 @@ LIPS_MIDDLE = ((50, 51, 52, 56, 57, 58), (61, 62, 63, 67, 66, 65))  # outer and 
 # to be seen, too: how far its redness or brightness is from that of the lips, as a share of it.
 CLOSED, PARTED = 0.03, 0.07
 ALIKE, UNLIKE = 0.15, 0.3
+# Teeth tell sooner than a dark line, which touching lips have, too: the gaps; how much paler; how bright, as a share of the lips.
+TEETH_PARTED, TEETH_UNLIKE, DARK = (0.005, 0.04), (0.25, 0.5), (0.4, 0.6)
 DEPTHS = (np.arange(9) + 0.5) / 9  # of the opening, at which a mouth's inside is looked at
 
-# How far from a lip's landmarks the seam may lie, in face units, but into a mouth that shows its inside no more than a share of
-# the gap; steps in pixels; what a shade darker (of the scale 0 to 1) is worth against the whole of that
-# distance, and against a bend by one step from node to node; what a fall of redness is worth against darkness.
+# How far from a lip's landmarks the seam may lie, in face units, and twice as far where lips part, but into such a mouth no more than a
+# share of the gap; steps in pixels; what a shade darker (of the scale 0 to 1) is worth against the whole of that distance, and against a
+# bend by one step from node to node; what a fall of redness is worth against darkness.
 REACH, INTO_GAP, STEP_PX, DARKNESS, HOME, BEND, REDNESS = 0.05, 0.4, 0.5, 8.0, 0.35, 0.35, 2.0
 # Shares of the line at its ends along which the picture counts for less: of lips that touch, and that part.
 ENDS_CLOSED, ENDS_PARTED = 0.15, 0.05
-# The blur of the picture, and of the path. How far beyond the middle of a lip's edge the last of its redness lies.
-PICTURE_BLUR_PX, PATH_BLUR, RIM = 0.7, 2.0, 0.012
+# The blur of the picture, and of the path. How far beyond the middle of its edge, in face units, a lower lip reddens what is behind it.
+PICTURE_BLUR_PX, PATH_BLUR, REDDENED = 0.7, 2.0, 0.012
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,11 @@ class Mouth:
         upper, lower = (points[list(edge)] for edge in (INNER_UPPER, INNER_LOWER))
         parted = float(np.hypot(*(lower - upper)[2:-2].T).mean()) / unit
         curves = _curve(upper), _curve(lower)
-        shown = ramp(parted, CLOSED, PARTED) * ramp(_unlike_lips(crop, points, *curves), ALIKE, UNLIKE)
+        unlike, teeth = _unlike_lips(crop, points, *curves)
+        shown = max(
+            ramp(parted, CLOSED, PARTED) * ramp(unlike, ALIKE, UNLIKE),
+            ramp(parted, *TEETH_PARTED) * ramp(teeth, *TEETH_UNLIKE),
+        )
         return cls(*curves, unit, parted, shown)
 
 
@@ -90,12 +96,12 @@ def find_seam(crop: Array, mouth: Mouth, down: Array, lifted: bool, steady: Stea
     opening = np.maximum((other - line) @ inwards, 0.0)
     seen = cv2.GaussianBlur(luma_of(0.5 * crop + 0.5), (0, 0), PICTURE_BLUR_PX)
     seen = seen + np.float32(mouth.shown) * (REDNESS * _redder_inwards(crop, inwards) - seen)
-    reach = REACH * mouth.unit * (1 + mouth.shown)
+    reach = (1.0 + mouth.shown) * REACH * mouth.unit
     furthest = mouth.shown * INTO_GAP * opening + (1.0 - mouth.shown) * reach
     ends = ENDS_CLOSED + mouth.shown * (ENDS_PARTED - ENDS_CLOSED)
     offset = steady("seam", darkest_line(seen, line, inwards, reach, furthest, ends))
     if not lifted:
-        offset = offset + mouth.shown * RIM * mouth.unit
+        offset = offset + mouth.shown * REDDENED * mouth.unit
     return line + offset[:, None] * inwards, np.maximum(opening - offset, 0.0)
 
 
@@ -135,8 +141,10 @@ def _redder_inwards(crop: Array, inwards: Array) -> Array:
     return np.asarray(inner - outer)
 
 
-def _unlike_lips(crop: Array, points: Array, upper: Array, lower: Array) -> float:
-    """How far what lies between the lips is, where it is furthest, from their redness or brightness, as a share of these."""
+def _unlike_lips(crop: Array, points: Array, upper: Array, lower: Array) -> tuple[float, float]:
+    """How far what lies between the lips is, where it is furthest, from their redness or brightness, as a share of these; and from their
+    redness alone, where it is not dark.
+    """
     lips = colours_at(crop, 0.5 * (points[list(LIPS_MIDDLE[0])] + points[list(LIPS_MIDDLE[1])])[None])[0]
     n = len(upper)
     inside = colours_between(crop, upper[n // 4 : n - n // 4], lower[n // 4 : n - n // 4])
@@ -145,9 +153,9 @@ def _unlike_lips(crop: Array, points: Array, upper: Array, lower: Array) -> floa
         return np.median(colours[..., 0] - colours[..., 1], axis), np.median(colours.mean(-1), axis)
 
     (red, bright), (red_inside, bright_inside) = shades(lips, 0), shades(inside, 1)
-    paler = 1.0 - red_inside / np.maximum(red, 0.02)
-    other = np.abs(bright_inside / np.maximum(bright, 0.02) - 1.0)
-    return float(max(paler.max(), other.max()))
+    paler, share = 1.0 - red_inside / np.maximum(red, 0.02), bright_inside / np.maximum(bright, 0.02)
+    lit = np.clip((share - DARK[0]) / (DARK[1] - DARK[0]), 0, 1)
+    return float(max(paler.max(), np.abs(share - 1.0).max())), float((paler * lit).max())
 
 
 def _curve(line: Array) -> Array:

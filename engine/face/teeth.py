@@ -10,9 +10,8 @@ from mien.engine.face.smooth import gaussian_smooth, ramp
 from mien.engine.types import Array
 
 TEETH = np.array([0.76, 0.71, 0.64], np.float32)  # common ones in common light
-# How bright those are that a lip uncovers, at least, of common ones: what it hid was in its shadow; but from so many on that it leaves
-# to be seen, in face units, these tell. How far along the mouth, of it,
-# teeth tell the colour of their neighbours; how many of the places there have to show some.
+# How bright those are that a lip uncovers, at least, of common ones: what shows in a narrow gap lies in shadow; from such lengths of teeth
+# on, in face units, these tell. The share of the mouth along which teeth tell the colour of their neighbours; that of it which shows some.
 LEAST_TOOTH, TELLING, NEIGHBOURS, ENOUGH = 0.8, (0.03, 0.1), 0.15, 0.3
 SKIN = np.array([1.24, 0.95, 0.81], np.float32)  # of common skin in white light, over its mean
 SKIN_MEAN, SKIN_REACH = 0.5, 0.55
@@ -61,9 +60,8 @@ def tooth_colours(crop: Array, light: Array, mouth: Mouth, teeth: float) -> Arra
     seen = colours_between(crop, mouth.upper, mouth.lower) / light
     enamel, width = enamel_share(seen), NEIGHBOURS * seen.shape[1]
     bright = enamel * seen.mean(-1)
-    weight = (enamel * (bright / max(float(bright.max()), 1e-3)) ** 4)[
-        ..., None
-    ]  # blurred with shadows the others tell less
+    # Teeth that are blurred with shadows tell less.
+    weight = (enamel * (bright / max(float(bright.max()), 1e-3)) ** 4)[..., None]
     there, own = (gaussian_smooth(values.mean(0), width) for values in (weight, weight * seen))
     own /= np.maximum(there, 1e-6)
     known = np.clip(gaussian_smooth(enamel.max(0), width) / ENOUGH, 0, 1)[:, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mien.engine.face.seam import ENDS_CLOSED, NODES, RIM, Mouth, darkest_line, find_seam
+from mien.engine.face.seam import ENDS_CLOSED, NODES, REDDENED, Mouth, darkest_line, find_seam
 from mien.engine.types import Array
 from tests.painted_mouth import LOWER, OWN, SIZE, UPPER, mouth, painted, rows_of
 
@@ -34,6 +34,14 @@ def test_lips_that_touch_are_torn_along_the_dark_line_near_the_landmarks() -> No
     assert np.abs(found()).max() <= reach, "a nostril is not a seam"
 
 
+def inside_seen(face: Array, gap_px: float, colour: tuple[float, float, float]) -> float:
+    """What counts as shown of an inside of a colour."""
+    points = mouth(face, gap_px)
+    crop = painted(points)
+    crop[:, (np.abs(crop.transpose(1, 2, 0) - OWN) < 1e-3).all(2)] = np.array(colour, np.float32)[:, None]
+    return Mouth.seen(crop, points).shown
+
+
 @pytest.mark.parametrize("error_px", [-2.0, 0.0, 2.0])
 @pytest.mark.parametrize("lifted", [True, False])
 def test_lips_that_part_are_torn_where_they_end(face: Array, lifted: bool, error_px: float) -> None:
@@ -46,7 +54,7 @@ def test_lips_that_part_are_torn_where_they_end(face: Array, lifted: bool, error
     lips = Mouth.seen(crop, points + [0.0, error_px])
     seam, opening = find_seam(crop, lips, DOWN, lifted, as_it_is)
     middle = slice(NODES // 3, 2 * NODES // 3)
-    rim = RIM * lips.unit
+    rim = REDDENED * lips.unit
     end = (
         rows_of(crop, UPPER, points[62, 0])[-1] + 0.5 if lifted else rows_of(crop, LOWER, points[62, 0])[0] - 0.5 - rim
     )
@@ -58,19 +66,21 @@ def test_lips_that_part_are_torn_where_they_end(face: Array, lifted: bool, error
 def test_a_mouth_is_open_where_its_inside_is_seen(face: Array) -> None:
     """Landmarks that stand apart on lips that touch do not open a mouth."""
     assert Mouth.seen(painted(mouth(face)), mouth(face)).shown == 0
+    assert inside_seen(face, 8.0, TEETH) == inside_seen(face, 8.0, CAVITY) == inside_seen(face, 8.0, OWN) == 1
     points = mouth(face, gap_px=8.0)
-    for colour, shown in ((TEETH, 1.0), (CAVITY, 1.0), (OWN, 1.0), (UPPER, 0.0)):
-        crop = painted(points)
-        if colour == UPPER:
-            crop[:, (np.abs(crop.transpose(1, 2, 0) - LOWER) < 1e-3).all(2)] = np.array(UPPER, np.float32)[:, None]
-        crop[:, (np.abs(crop.transpose(1, 2, 0) - OWN) < 1e-3).all(2)] = np.array(colour, np.float32)[:, None]
-        assert Mouth.seen(crop, points).shown == shown
+    crop = painted(points)
+    for colour in (LOWER, OWN):
+        crop[:, (np.abs(crop.transpose(1, 2, 0) - colour) < 1e-3).all(2)] = np.array(UPPER, np.float32)[:, None]
+    assert Mouth.seen(crop, points).shown == 0
 
 
-def test_an_open_mouth_closes_by_and_by(face: Array) -> None:
+@pytest.mark.parametrize("colour", [TEETH, CAVITY])
+def test_an_open_mouth_closes_by_and_by(face: Array, colour: tuple[float, float, float]) -> None:
     """What counts as open grows with the gap, without a jump."""
-    shares = []
-    for gap_px in np.arange(0.0, 10.0):
-        points = mouth(face, gap_px)
-        shares.append(Mouth.seen(painted(points), points).shown)
-    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1 and max(np.diff(shares)) < 0.6
+    shares = [inside_seen(face, gap_px, colour) for gap_px in np.arange(1.2, 8.0, 0.4)]
+    assert shares == sorted(shares) and shares[-1] == 1 and max(np.diff(shares)) < 0.4
+    assert shares[0] < 0.6 if colour == TEETH else shares[0] == 0
+
+
+def test_teeth_tell_that_a_mouth_is_open_sooner_than_a_dark_line(face: Array) -> None:
+    assert inside_seen(face, 2.0, TEETH) > 0.5 > 0.1 > inside_seen(face, 2.0, CAVITY)
