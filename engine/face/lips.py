@@ -86,7 +86,7 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Steady) -> Par
     grid = min(GRID, size)
     rise, mouth = _rise(moved), Mouth.seen(crop, points)
     light, lifted, unit = steady("light", light_of(crop, points)), rise > 0.0, mouth.unit
-    teeth = float(steady("teeth", np.array([teeth_shown(crop, light, mouth) / unit]))[0])
+    teeth = float(steady("teeth", np.array([teeth_shown(mouth, light) / unit]))[0])
     if lifted:
         moved = _less_lifted(moved, max(0.0, 1.0 - teeth / rise))
 
@@ -122,7 +122,7 @@ def part_lips(moved: Motions, points: Array, crop: Array, steady: Steady) -> Par
         inwards = axes[1] if lifted else -axes[1]
         into = np.minimum(BEHIND * unit, 0.5 * opening)[:, None]
         beside = gaussian_smooth(colours_at(crop, (seam + into * inwards)[None])[0], ALONG)
-        of_teeth = steady("tooth colours", tooth_colours(crop, light, mouth, teeth))
+        of_teeth = steady("tooth colours", tooth_colours(mouth, light, teeth))
         risen = (seam - origin) @ axes[1] - edges[0][:, 1]
         raised = np.interp(across, edges[0][:, 0], np.maximum(risen, 0.0))
         # What is drawn covers the rim of what the mouth shows, which the lip shadows or is blurred with.

@@ -19,6 +19,7 @@ from mien.engine.types import Array
 from mien.kernels.color import luma_of
 
 NODES = 48  # of the seam
+MIDDLE = slice(NODES // 4, NODES - NODES // 4)
 INNER_UPPER, INNER_LOWER = (48, 60, 61, 62, 63, 64, 54), (48, 60, 67, 66, 65, 64, 54)
 LIPS_MIDDLE = ((50, 51, 52, 56, 57, 58), (61, 62, 63, 67, 66, 65))  # outer and inner landmarks on both sides of it
 # Gaps between the lips, in face units: up to the first they count as closed, from the second on the mouth's own inside shows. It has
@@ -42,21 +43,16 @@ PICTURE_BLUR_PX, PATH_BLUR, REDDENED = 0.7, 2.0, 0.012
 @dataclass(frozen=True, slots=True)
 class Mouth:
     """A mouth in a crop. upper, lower: (NODES, 2), the inner edges of the lips by their landmarks, from left to right. unit: of the face,
-    see `face_axes`. parted: the mean gap between them in the middle, in face units. shown: 0 where the mouth shows nothing of its
-    inside to 1 where it does.
+    see `face_axes`. inside: (DEPTHS, NODES, 3) in [0, 1], the colours between them. parted: the mean gap in the middle, in face units.
+    shown: 0 where the mouth shows nothing of its inside to 1 where it does.
     """
 
     upper: Array
     lower: Array
     unit: float
+    inside: Array
     parted: float
     shown: float
-
-    @property
-    def middle(self) -> tuple[Array, Array]:
-        """The middle halves of both edges."""
-        n = len(self.upper)
-        return self.upper[n // 4 : n - n // 4], self.lower[n // 4 : n - n // 4]
 
     @classmethod
     def seen(cls, crop: Array, points: Array) -> Mouth:
@@ -65,17 +61,14 @@ class Mouth:
         upper, lower = (points[list(edge)] for edge in (INNER_UPPER, INNER_LOWER))
         parted = float(np.hypot(*(lower - upper)[2:-2].T).mean()) / unit
         curves = _curve(upper), _curve(lower)
-        unlike, teeth = _unlike_lips(crop, points, *curves)
+        inside = colours_at(crop, curves[0] + DEPTHS[:, None, None] * (curves[1] - curves[0]))
+        lips = colours_at(crop, 0.5 * (points[list(LIPS_MIDDLE[0])] + points[list(LIPS_MIDDLE[1])])[None])
+        unlike, teeth = _unlike(inside[:, MIDDLE], lips)
         shown = max(
             ramp(parted, CLOSED, PARTED) * ramp(unlike, ALIKE, UNLIKE),
             ramp(parted, *TEETH_PARTED) * ramp(teeth, *TEETH_UNLIKE),
         )
-        return cls(*curves, unit, parted, shown)
-
-
-def colours_between(crop: Array, upper: Array, lower: Array) -> Array:
-    """(DEPTHS, n, 3) in [0, 1]: a crop's colours between two lines (n, 2)."""
-    return colours_at(crop, upper + DEPTHS[:, None, None] * (lower - upper))
+        return cls(*curves, unit, inside, parted, shown)
 
 
 def colours_at(crop: Array, places: Array) -> Array:
@@ -141,18 +134,13 @@ def _redder_inwards(crop: Array, inwards: Array) -> Array:
     return np.asarray(inner - outer)
 
 
-def _unlike_lips(crop: Array, points: Array, upper: Array, lower: Array) -> tuple[float, float]:
-    """How far what lies between the lips is, where it is furthest, from their redness or brightness, as a share of these; and from their
-    redness alone, where it is not dark.
+def _unlike(inside: Array, lips: Array) -> tuple[float, float]:
+    """How far colours between the lips (DEPTHS, n, 3) are, where they are furthest, from the redness or the brightness of the lips
+    (1, m, 3), as a share of these; and from their redness alone, where it is not dark.
     """
-    lips = colours_at(crop, 0.5 * (points[list(LIPS_MIDDLE[0])] + points[list(LIPS_MIDDLE[1])])[None])[0]
-    n = len(upper)
-    inside = colours_between(crop, upper[n // 4 : n - n // 4], lower[n // 4 : n - n // 4])
-
-    def shades(colours: Array, axis: int) -> tuple[Array, Array]:
-        return np.median(colours[..., 0] - colours[..., 1], axis), np.median(colours.mean(-1), axis)
-
-    (red, bright), (red_inside, bright_inside) = shades(lips, 0), shades(inside, 1)
+    (red_inside, bright_inside), (red, bright) = (
+        (np.median(seen[..., 0] - seen[..., 1], 1), np.median(seen.mean(-1), 1)) for seen in (inside, lips)
+    )
     paler, share = 1.0 - red_inside / np.maximum(red, 0.02), bright_inside / np.maximum(bright, 0.02)
     lit = np.clip((share - DARK[0]) / (DARK[1] - DARK[0]), 0, 1)
     return float(max(paler.max(), np.abs(share - 1.0).max())), float((paler * lit).max())

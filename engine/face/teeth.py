@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mien.engine.face.points import LEFT_EYE, RIGHT_EYE, face_axes
-from mien.engine.face.seam import Mouth, colours_between
+from mien.engine.face.seam import MIDDLE, NODES, Mouth
 from mien.engine.face.smooth import gaussian_smooth, ramp
 from mien.engine.types import Array
 
@@ -46,19 +46,19 @@ def enamel_share(colours: Array) -> Array:
     return np.asarray(pale * bright)
 
 
-def teeth_shown(crop: Array, light: Array, mouth: Mouth) -> float:
+def teeth_shown(mouth: Mouth, light: Array) -> float:
     """How many pixels of teeth a mouth shows in its middle."""
-    share = enamel_share(colours_between(crop, *mouth.middle) / light)
-    return float((share.mean(0) * np.hypot(*np.subtract(*mouth.middle).T)).mean())
+    share = enamel_share(mouth.inside[:, MIDDLE] / light)
+    return float((share.mean(0) * np.hypot(*(mouth.lower - mouth.upper)[MIDDLE].T)).mean())
 
 
-def tooth_colours(crop: Array, light: Array, mouth: Mouth, teeth: float) -> Array:
+def tooth_colours(mouth: Mouth, light: Array, teeth: float) -> Array:
     """(NODES, 3): the colours, light taken off, of teeth along a mouth: common ones, or what it shows of its own there and nearby.
 
     teeth: how many it shows, in face units.
     """
-    seen = colours_between(crop, mouth.upper, mouth.lower) / light
-    enamel, width = enamel_share(seen), NEIGHBOURS * seen.shape[1]
+    seen = mouth.inside / light
+    enamel, width = enamel_share(seen), NEIGHBOURS * NODES
     bright = enamel * seen.mean(-1)
     # Teeth that are blurred with shadows tell less.
     weight = (enamel * (bright / max(float(bright.max()), 1e-3)) ** 4)[..., None]

@@ -9,7 +9,7 @@ import pytest
 from mien.engine.bundle import Bundle
 from mien.engine.face.lips import LOWER_LIP, part_lips
 from mien.engine.face.points import LEFT_EYE, RIGHT_EYE, face_axes
-from mien.engine.face.seam import Mouth
+from mien.engine.face.seam import MIDDLE, NODES, Mouth
 from mien.engine.face.teeth import TEETH, light_of, teeth_shown, tooth_colours
 from mien.engine.face.warp import Motions, motions, scaled
 from mien.engine.types import Array
@@ -114,13 +114,13 @@ def test_own_teeth_go_on_in_their_own_colour(face: Array, grin: Motions) -> None
 @pytest.mark.parametrize("light", [1.0, 0.5])
 def test_teeth_are_told_from_tongue_and_cavity(face: Array, light: float) -> None:
     points = mouth(face, gap_px=12.0)
-    seen = Mouth.seen(painted(points), points)
     found = []
     for colour in (ENAMEL, TONGUE, CAVITY):
         dim = (0.5 + 0.5 * parted(points, colour)) * light
-        found.append(teeth_shown(2 * dim - 1, np.full(3, light, np.float32), seen))
-    upper, lower = seen.middle
-    assert found[0] == pytest.approx((lower - upper)[:, 1].mean(), rel=0.15) and found[1] < 0.5 and found[2] < 0.5
+        seen = Mouth.seen(2 * dim - 1, points)
+        found.append(teeth_shown(seen, np.full(3, light, np.float32)))
+    height = (seen.lower - seen.upper)[MIDDLE, 1].mean()
+    assert found[0] == pytest.approx(height, rel=0.15) and found[1] < 0.5 and found[2] < 0.5
 
 
 def test_eyes_tell_the_light_on_dark_skin(face: Array) -> None:
@@ -147,9 +147,7 @@ def test_uncovered_teeth_have_the_colour_of_the_brightest_that_show(face: Array)
     rows, columns = round(points[62, 1]), slice(round(points[61, 0]), round(points[63, 0]))
     crop[:, rows + 1 : rows + 3, columns] = np.array(ENAMEL)[:, None, None] - 0.5
     crop[:, rows + 3 : rows + 6, columns] = np.array(ENAMEL)[:, None, None]
-    seen = Mouth.seen(crop, points)
-    middle = tooth_colours(crop, light, seen, teeth=0.1)[len(seen.upper) // 2]
+    middle = tooth_colours(Mouth.seen(crop, points), light, teeth=0.1)[NODES // 2]
     np.testing.assert_allclose(2 * middle - 1, ENAMEL, atol=0.1)
-    tongue = parted(points, TONGUE)
-    none = Mouth.seen(tongue, points)
-    assert np.abs(tooth_colours(tongue, light, none, teeth=0.0) - TEETH).max() < 0.1, "a common tooth's"
+    none = Mouth.seen(parted(points, TONGUE), points)
+    assert np.abs(tooth_colours(none, light, teeth=0.0) - TEETH).max() < 0.1, "a common tooth's"
