@@ -19,7 +19,7 @@ from mien.engine.clock import Clock
 from mien.engine.edits import Answer, Method, View
 from mien.engine.face.align import crop_to_frame, paste_box, widened
 from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
-from mien.engine.face.mask import GRID_PX, FaceMasks, blur
+from mien.engine.face.mask import GRID_PX, FaceMasks, around, blur
 from mien.engine.face.points import invert, iou, transform
 from mien.engine.frame_crop import bit_depth, crop_frame, shrunk
 from mien.engine.manifest import AttributeEdit
@@ -70,7 +70,8 @@ class FaceJob:
     """One face of one frame, begun: what `FaceEdit.finish` needs, and nothing that a later frame changes.
 
     crop: (3, S, S), not moved. motion: None where nothing moves. mask: (S, S). points: (68, 2) in crop pixels, not moved. hidden:
-    (S, S) or None, where edits may hide what was there. share: (S, S) in (0, 1], of the difference; None for all of it.
+    (S, S) or None, where edits may hide what was there. guide: (P, P, 4), by which the mask ends at the frame's own edges, or None, see
+    `edge_guide`. share: (S, S) in (0, 1], of the difference; None for all of it.
     """
 
     track: FaceTrack
@@ -82,6 +83,7 @@ class FaceJob:
     points: Array
     hidden: Array | None
     weight: float
+    guide: Array | None = None
     share: Array | None = None
 
     def beside(self, others: Sequence[FaceJob]) -> FaceJob:
@@ -175,6 +177,7 @@ class FaceEdit:
         self._regions = regions
         self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
         self._within, self._poisson = spec.region, spec.blend == "poisson"
+        self._is_guided = set(regions) == {"locks"} and self._within is None and not self._poisson
         self._plan = MotionPlan.of(active)
         self.crop_px, self._scale = crop_px, crop_scale(spec, edits)
         self._parser, self._threads, self._clock = parser, threads, clock
@@ -209,7 +212,8 @@ class FaceEdit:
             hidden = None
             if self._hiding:
                 hidden = masks.enlarged(self._steady(memory, "hidden", masks.soft(self._hiding, self._within)))
-        return FaceJob(memory.track, affine, box, crop, motion, mask, points, hidden, place.weight)
+            guide = self._steady(memory, "guide", masks.locks_guide()) if self._is_guided else None
+        return FaceJob(memory.track, affine, box, crop, motion, mask, points, hidden, place.weight, guide)
 
     def answers(self, jobs: Sequence[FaceJob]) -> list[Answered]:
         """The method's, for the faces of one frame."""
@@ -250,11 +254,12 @@ class FaceEdit:
             shared |= {"color_range": frame.color_range, "bit_depth": bit_depth(frame)}
             warp, cover = (None, None) if job.motion is None else (job.motion.field, job.motion.cover)
             difference = None if answer is None else answer.difference
-            mask = job.mask if job.share is None else job.mask * job.share
+            mask = job.mask if job.guide is None else around(job.mask)
+            mask = mask if job.share is None else mask * job.share
             mask = mask if job.weight == 1.0 else mask * weight
             if difference is not None or warp is not None:
                 added = self._nothing if difference is None else difference
-                planes = composite_delta_yuv(planes, job.affine, added, mask, warp, **shared)
+                planes = composite_delta_yuv(planes, job.affine, added, mask, warp, job.guide, **shared)
             if cover is not None:
                 picture, share = cover
                 if difference is not None:

@@ -2,18 +2,20 @@
 
 With c = A^-1 p the crop position of sample p, A = crop_to_frame, J its linear part, m the mask and all fields bilinear:
 delta:   out(p) = round(src(p + J warp(c)) + m(c) M delta(c))          src by Catmull-Rom in luma, bilinear in chroma
+         with a guide g, m(c) times clip(g_rgb(c) . rgb(src(p)) + g_1(c), 0, 1): the mask ends where the frame's own edges are,
+         finer than the crop; rgb is that of bilinear chroma at a luma sample, and of the mean of its luma at a chroma sample
 replace: out(p) = round((1 - m(c)) src(p) + m(c) (M rgb(c) + offset))
 round(v) = floor(v + 1/2), clipped to the codes 0..2^bits - 1. A sample outside the box or the crop's square
 [-1/2, S - 1/2]^2, or with mask and warp zero, is the source's, bit for bit. Chroma is computed at its own positions.
 Bytes moved: the box's planes read and written once (3 per pixel at 8 bit), 16 S^2 read.
-Frames that lie on a GPU have functions of their own in `mien.kernels.gpu.composite_yuv`: many faces in one launch, in place.
+Frames that lie on a GPU have functions of their own in `mien.kernels.gpu.composite_yuv`: many faces in one launch, in place, no guide.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from mien.kernels.color import ColorRange, Matrix, rgb_to_yuv
+from mien.kernels.color import ColorRange, Matrix, rgb_to_yuv, yuv_to_rgb
 from mien.kernels.cpp import native
 from mien.kernels.planes import (
     CHROMA_SHIFT_Y,
@@ -38,6 +40,7 @@ def composite_delta_yuv(
     delta: Array,
     mask: Array,
     warp: Array | None,
+    guide: Array | None = None,
     *,
     matrix: Matrix,
     color_range: ColorRange,
@@ -53,6 +56,7 @@ def composite_delta_yuv(
     delta: (3, S, S) float32, a difference of RGB on the [-1, 1] scale. mask: (S, S) float32 in [0, 1].
     warp: (G, G, 2) float32, where to fetch each sample from, (x, y) in crop pixels relative to itself; node (i, j) lies
         at crop position ((j + 1/2) S/G - 1/2, (i + 1/2) S/G - 1/2). The mask does not act on it. None: nothing moves.
+    guide: (H, H, 4) float32, gains of R, G and B on [-1, 1] and a constant, nodes as the warp's, H in 2..4096; see above.
     box: (x0, y0, x1, y1) in luma pixels, x1 and y1 exclusive, even (or the frame's end); None: the crop's `paste_box`.
     threads: rows are shared among them; the result does not depend on it. out: planes to write into.
     Raises ValueError for a shape, type or value outside of this.
@@ -65,9 +69,14 @@ def composite_delta_yuv(
         if not 2 <= grid <= size:
             raise ValueError(f"warp must be (G, G, 2) with G in 2..S = {size}, got {warp.shape}")
         warp = check_field("warp", warp, (grid, grid, 2))
+    if guide is not None:
+        grid = guide.shape[0] if guide.ndim else 0
+        if not 2 <= grid <= 4096:
+            raise ValueError(f"guide must be (H, H, 4) with H in 2..4096, got {guide.shape}")
+        guide = guide_of_codes(check_field("guide", guide, (grid, grid, 4)), matrix, color_range, bit_depth)
     linear, _ = rgb_to_yuv(matrix, color_range, bit_depth)
     result = new_planes(planes, out, bit_depth)
-    _write(planes, result, affine, delta, mask, warp, False, linear, np.zeros(3), box, 2**bit_depth - 1, threads)
+    _write(planes, result, affine, delta, mask, warp, guide, False, linear, np.zeros(3), box, 2**bit_depth - 1, threads)
     return result
 
 
@@ -93,8 +102,15 @@ def composite_replace_yuv(
     rgb, mask = check_field("rgb", rgb, (3, size, size)), check_mask(mask, size)
     linear, offset = rgb_to_yuv(matrix, color_range, bit_depth)
     result = new_planes(planes, out, bit_depth)
-    _write(planes, result, affine, rgb, mask, None, True, linear, offset, box, 2**bit_depth - 1, threads)
+    _write(planes, result, affine, rgb, mask, None, None, True, linear, offset, box, 2**bit_depth - 1, threads)
     return result
+
+
+def guide_of_codes(guide: Array, matrix: Matrix, color_range: ColorRange, bit_depth: int) -> Array:
+    """(H, H, 4) float32, gains of codes of Y, U and V and a constant, of a guide for RGB on [-1, 1]."""
+    linear, offset = yuv_to_rgb(matrix, color_range, bit_depth)
+    constant = guide[..., 3:] + guide[..., :3] @ offset[:, None]
+    return np.ascontiguousarray(np.concatenate([guide[..., :3] @ linear, constant], 2), np.float32)
 
 
 def _check(
@@ -116,6 +132,7 @@ def _write(
     field: Array,
     mask: Array,
     warp: Array | None,
+    guide: Array | None,
     is_replace: bool,
     linear: Array,
     offset: Array,
@@ -125,10 +142,10 @@ def _write(
 ) -> None:
     """Write the box of `result`, which holds a copy of `planes`."""
     if native is None:
-        _write_numpy(planes, result, affine, field, mask, warp, is_replace, linear, offset, box, top)
+        _write_numpy(planes, result, affine, field, mask, warp, guide, is_replace, linear, offset, box, top)
     else:
         native.composite_yuv(
-            *planes, *result, affine, field, mask, warp, is_replace, linear, offset, *box, top, threads
+            *planes, *result, affine, field, mask, warp, guide, is_replace, linear, offset, *box, top, threads
         )
 
 
@@ -155,6 +172,7 @@ def _write_numpy(
     field: Array,
     mask: Array,
     warp: Array | None,
+    guide: Array | None,
     is_replace: bool,
     linear: Array,
     offset: Array,
@@ -174,6 +192,9 @@ def _write_numpy(
         row, column = np.nonzero(is_inside)
         cx, cy = cx[row, column], cy[row, column]
         m = bilinear(mask, cx, cy, np.float32)
+        if guide is not None:
+            codes = _codes_at(planes, channel, row + rows.start, column + columns.start)
+            m = m * _guided(guide, size, cx, cy, codes, np.float32)
         shift = np.zeros((2, m.size), np.float32)
         if warp is not None:
             scale = warp.shape[0] / size
@@ -194,12 +215,32 @@ def _write_numpy(
         result[channel][rows, columns][row, column] = np.clip(np.floor(code + np.float32(0.5)), 0, top)
 
 
+def _codes_at(planes: Planes, channel: int, row: Array, column: Array) -> tuple[Array, ...]:
+    """Y, U and V at samples of a plane: bilinear chroma at a luma sample, the mean of its luma at a chroma sample."""
+    if channel == 0:
+        at = column / 2, (row - CHROMA_SHIFT_Y) / 2
+        return planes[0][row, column], bilinear(planes[1], *at), bilinear(planes[2], *at)
+    height, width = planes[0].shape
+    rows, columns = ((2 * at, np.minimum(2 * at + 1, end - 1)) for at, end in ((row, height), (column, width)))
+    luma = sum(planes[0][r, c].astype(np.float32) for r in rows for c in columns) * np.float32(0.25)
+    return luma, planes[1][row, column], planes[2][row, column]
+
+
+def _guided(guide: Array, size: int, cx: Array, cy: Array, codes: tuple[Array, ...], dtype: type) -> Array:
+    """The share of the mask that the guide (of codes) leaves at crop positions."""
+    nodes = len(guide) / size
+    gains = [bilinear(guide[..., k], (cx + 0.5) * nodes - 0.5, (cy + 0.5) * nodes - 0.5, dtype) for k in range(4)]
+    share = gains[3] + sum(gain * code.astype(dtype) for gain, code in zip(gains, codes, strict=False))
+    return np.asarray(np.clip(share, 0, 1), dtype)
+
+
 def composite_delta_yuv_ref(
     planes: Planes,
     crop_to_frame: Array,
     delta: Array,
     mask: Array,
     warp: Array | None,
+    guide: Array | None = None,
     *,
     matrix: Matrix,
     color_range: ColorRange,
@@ -208,7 +249,9 @@ def composite_delta_yuv_ref(
 ) -> Planes:
     """Define `composite_delta_yuv` in float64."""
     linear, _ = rgb_to_yuv(matrix, color_range, bit_depth)
-    return _composite_ref(planes, crop_to_frame, delta, mask, warp, False, linear, np.zeros(3), box, 2**bit_depth - 1)
+    guide = None if guide is None else guide_of_codes(guide, matrix, color_range, bit_depth)
+    top = 2**bit_depth - 1
+    return _composite_ref(planes, crop_to_frame, delta, mask, warp, guide, False, linear, np.zeros(3), box, top)
 
 
 def composite_replace_yuv_ref(
@@ -224,7 +267,7 @@ def composite_replace_yuv_ref(
 ) -> Planes:
     """Define `composite_replace_yuv` in float64."""
     linear, offset = rgb_to_yuv(matrix, color_range, bit_depth)
-    return _composite_ref(planes, crop_to_frame, rgb, mask, None, True, linear, offset, box, 2**bit_depth - 1)
+    return _composite_ref(planes, crop_to_frame, rgb, mask, None, None, True, linear, offset, box, 2**bit_depth - 1)
 
 
 def _composite_ref(
@@ -233,6 +276,7 @@ def _composite_ref(
     field: Array,
     mask: Array,
     warp: Array | None,
+    guide: Array | None,
     is_replace: bool,
     linear: Array,
     offset: Array,
@@ -249,6 +293,9 @@ def _composite_ref(
         x, y = np.broadcast_arrays(x, y)
         cx, cy = np.einsum("ij,jvu->ivu", to_crop, np.stack([x, y, np.ones_like(x)]))
         m = bilinear(mask, cx, cy)
+        if guide is not None:
+            at = np.mgrid[rows, columns]
+            m = m * _guided(guide, size, cx, cy, _codes_at(planes, channel, *at), np.float64)
         wx, wy = np.zeros_like(cx), np.zeros_like(cy)
         if warp is not None:
             nodes = warp.shape[0] / size

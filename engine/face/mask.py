@@ -21,6 +21,7 @@ HAIR_FADE_SHARE = 0.22  # long hair runs out of the crop at its foot; over less 
 FEATHER_SHARE, HAIR_FEATHER_SHARE = 0.02, 0.003
 HAIR_CONTRAST = 1.7  # of the guided filter's mask around one half: it is softer than hair ends, and a light colour beyond it is a halo
 GUIDE_PX, GUIDE_NOISE = 9, 1e-3
+AROUND_SHARE = 0.012  # of the crop: half the guided filter's window
 DOUBT = 0.01  # of a mask counts as none, and as much below 1 as all: a softmax never says either
 BACKGROUND, FACE, HAIR, BODY = range(4)
 
@@ -57,9 +58,10 @@ def blur(mask: Array, sigma_px: float) -> Array:
     return np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE))
 
 
-def drawn_to_edges(mask: Array, picture: Array) -> Array:
-    """A (P, P) mask moved to the edges of a picture (3, P, P) RGB in [-1, 1]: the guided filter with a colour guide (He et al. 2013,
-    section 3.5), to which hair ends also before a wall that is as bright.
+def edge_guide(mask: Array, picture: Array) -> Array:
+    """(P, P, 4): gains of R, G and B and a constant, by which the colours of a picture (3, P, P) on [-1, 1], or of the same picture
+    larger, make a (P, P) mask that ends at its edges: the guided filter with a colour guide (He et al. 2013, section 3.5), to
+    which hair ends also before a wall that is as bright.
     """
 
     def mean(values: Array) -> Array:
@@ -78,7 +80,21 @@ def drawn_to_edges(mask: Array, picture: Array) -> Array:
     gain_g = scale * (a_rg * to_r + a_gg * to_g + a_gb * to_b)
     gain_b = scale * (a_rb * to_r + a_gb * to_g + a_bb * to_b)
     rest = mean_mask - gain_r * mean_r - gain_g * mean_g - gain_b * mean_b
-    return np.asarray(mean(gain_r) * r + mean(gain_g) * g + mean(gain_b) * b + mean(rest), np.float32)
+    return np.stack([mean(gain_r), mean(gain_g), mean(gain_b), mean(rest)], 2).astype(np.float32)
+
+
+def guided(guide: Array, picture: Array) -> Array:
+    """(P, P): the mask that a guide makes of a picture (3, P, P)."""
+    r, g, b = picture
+    return np.asarray(guide[..., 0] * r + guide[..., 1] * g + guide[..., 2] * b + guide[..., 3], np.float32)
+
+
+def around(mask: Array) -> Array:
+    """(S, S): 1 where a mask (S, S) is not nearly 0, and a little around it, where one by the frame's finer edges may be more."""
+    size = len(mask)
+    side = 2 * round(AROUND_SHARE * size) + 1
+    wide = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return np.asarray(np.minimum(4.0 * wide, 1.0) * border_ramp(size), np.float32)
 
 
 class FaceMasks:
@@ -97,6 +113,7 @@ class FaceMasks:
         self._across, self._down = axis_x, axis_y
         self._unit = float(np.hypot(*axis_y))
         self._covered: Array | None = None
+        self._guide: Array | None = None
 
     def region(self, name: str) -> Array:
         """(P, P) float32 in [0, 1], not yet feathered, without what covers the face.
@@ -207,14 +224,25 @@ class FaceMasks:
 
     def _locks(self) -> Array:
         """The hair, and where it may fall over the face: all of it but its middle from the eyes down."""
+        if self._picture is not None:
+            return np.clip(guided(self.locks_guide(), self._picture), 0.0, 1.0)
+        hair = cv2.dilate(np.asarray(self._p[HAIR], np.float32), np.ones((5, 5), np.uint8))  # single hairs
+        return np.asarray(np.clip(self._fading(hair) + self._under_locks(), 0.0, 1.0), np.float32)
+
+    def locks_guide(self) -> Array:
+        """(P, P, 4): the guide of the region "locks", see `edge_guide`; what it makes of a picture is to be clipped to [0, 1]."""
+        if self._guide is None:
+            assert self._picture is not None
+            guide = HAIR_CONTRAST * edge_guide(np.ascontiguousarray(self._p[HAIR], np.float32), self._picture)
+            guide[..., 3] += 0.5 - 0.5 * HAIR_CONTRAST
+            self._guide = guide * self._fading(np.ones((GRID_PX, 1), np.float32))[..., None]
+            self._guide[..., 3] += self._under_locks()
+        return self._guide
+
+    def _under_locks(self) -> Array:
         inner = np.concatenate([self._points[36:48], self._points[[3, 5, 8, 11, 13]], self._points[27:36]])
         middle = blur(polygon(inner, 0.02 * self._unit), 0.10 * self._unit)
-        hair: Array = np.ascontiguousarray(self._p[HAIR], np.float32)
-        if self._picture is None:
-            hair = cv2.dilate(hair, np.ones((5, 5), np.uint8))  # single hairs
-        else:
-            hair = HAIR_CONTRAST * (drawn_to_edges(hair, self._picture) - 0.5) + 0.5
-        return np.asarray(np.clip(self._fading(hair) + self._p[FACE] * (1.0 - middle), 0.0, 1.0), np.float32)
+        return np.asarray(self._p[FACE] * (1.0 - middle), np.float32)
 
     def _lips(self) -> Array:
         """The lips, without what an open mouth shows between them."""

@@ -45,17 +45,21 @@ MIEN_INLINE void sample_pairs(float* first, float* second, const float* pairs, c
     }
 }
 
+// Samples a field (width, width, 4) at the taps.
+MIEN_INLINE void sample_fours(float (*mixed)[4], const float* field, const Taps& taps, int width, int n) {
+    int32_t offsets[kChunk];
+    offsets_of(offsets, taps, width, n);
+    for (int i = 0; i < n; ++i) {
+        const float* at = field + 4 * offsets[i];
+        const float* below = at + 4 * width;
+        for (int k = 0; k < 4; ++k) mixed[i][k] = blend(at[k], at[4 + k], below[k], below[4 + k], taps.fx[i], taps.fy[i]);
+    }
+}
+
 // Samples the field (S, S, 4) of U, V and the mask at run.taps.
 MIEN_INLINE void sample_chroma(Run& run, const float* field, int size, int n) {
     float mixed[kChunk][4];
-    int32_t offsets[kChunk];
-    offsets_of(offsets, run.taps, size, n);
-    for (int i = 0; i < n; ++i) {
-        const float* at = field + 4 * offsets[i];
-        const float* below = at + 4 * size;
-        const float fx = run.taps.fx[i], fy = run.taps.fy[i];
-        for (int k = 0; k < 4; ++k) mixed[i][k] = blend(at[k], at[4 + k], below[k], below[4 + k], fx, fy);
-    }
+    sample_fours(mixed, field, run.taps, size, n);
     for (int i = 0; i < n; ++i) {
         run.value[0][i] = mixed[i][0];
         run.value[1][i] = mixed[i][1];
@@ -81,6 +85,43 @@ MIEN_INLINE Range sample_warp(Run& run, const CompositeJob<T>& job, int n, int f
     while (moved.begin < moved.end && !is_moved(moved.begin)) ++moved.begin;
     while (moved.begin < moved.end && !is_moved(moved.end - 1)) --moved.end;
     return moved;
+}
+
+// Multiplies the mask by what the guide makes of the source's codes at samples `first` to `first + n` of a row of luma or chroma.
+template <typename T>
+MIEN_INLINE void guide_mask(Run& run, const CompositeJob<T>& job, int n, int first, int row, const Line& nodes, bool is_luma) {
+    Taps taps;
+    float gains[kChunk][4], codes[3][kChunk];
+    locate_line(taps, n, job.guide_grid, job.guide_grid, nodes.x + first * nodes.dx, nodes.dx, nodes.y + first * nodes.dy, nodes.dy);
+    sample_fours(gains, job.guide, taps, job.guide_grid, n);
+    const Plane<const T>&y = job.source[0], &u = job.source[1], &v = job.source[2];
+    if (is_luma) {
+        const T* luma = y.data + row * y.pitch;
+        const int near = row / 2, far = std::clamp(row % 2 ? near + 1 : near - 1, 0, u.height - 1);
+        for (int i = 0; i < n; ++i) {
+            const int left = (first + i) / 2, right = std::min((first + i + 1) / 2, u.width - 1);
+            codes[0][i] = luma[first + i];
+            for (int c = 1; c < 3; ++c) {
+                const T *close = job.source[c].data + near * job.source[c].pitch, *away = job.source[c].data + far * job.source[c].pitch;
+                codes[c][i] = 0.375f * static_cast<float>(close[left] + close[right]) + 0.125f * static_cast<float>(away[left] + away[right]);
+            }
+        }
+    } else {
+        const T* upper = y.data + 2 * row * y.pitch;
+        const T* lower = y.data + std::min(2 * row + 1, y.height - 1) * y.pitch;
+        const T *blue = u.data + row * u.pitch, *red = v.data + row * v.pitch;
+        for (int i = 0; i < n; ++i) {
+            const int left = 2 * (first + i), right = std::min(left + 1, y.width - 1);
+            codes[0][i] = 0.25f * static_cast<float>(upper[left] + upper[right] + lower[left] + lower[right]);
+            codes[1][i] = blue[first + i];
+            codes[2][i] = red[first + i];
+        }
+    }
+    for (int i = 0; i < n; ++i) {
+        float share = gains[i][0] * codes[0][i] + gains[i][1] * codes[1][i] + gains[i][2] * codes[2][i] + gains[i][3];
+        share = share > 0.0f ? share : 0.0f;
+        run.mask[i] *= share < 1.0f ? share : 1.0f;
+    }
 }
 
 // Replaces base by the source at the displaced positions, where there is a displacement.
@@ -109,6 +150,7 @@ MIEN_INLINE void composite_row(const CompositeJob<T>& job, const Field& field, c
     const double y = row * siting.step + siting.shift;
     const Line line{to_crop.b * y + to_crop.c, to_crop.a * siting.step, to_crop.e * y + to_crop.f, to_crop.d * siting.step};
     const Line nodes = line.scaled(static_cast<double>(job.grid) / job.size);
+    const Line guide_nodes = line.scaled(static_cast<double>(job.guide_grid) / job.size);
     Range square{job.x0 / siting.step, (job.x1 + siting.step - 1) / siting.step};
     square = narrow(square, line.x, line.dx, -0.5, job.size - 0.5);
     square = narrow(square, line.y, line.dy, -0.5, job.size - 0.5);
@@ -131,6 +173,7 @@ MIEN_INLINE void composite_row(const CompositeJob<T>& job, const Field& field, c
         } else {
             sample_chroma(run, field.chroma, job.size, n);
         }
+        if (job.guide) guide_mask(run, job, n, first, row, guide_nodes, first_plane == 0);
         for (int p = first_plane; p <= last_plane; ++p) {
             const T* from = job.source[p].data + row * job.source[p].pitch + first;
             T* to = job.target[p].data + row * job.target[p].pitch + first;

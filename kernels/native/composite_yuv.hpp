@@ -16,6 +16,8 @@ struct CompositeJob {
     const float* mask;         // (S, S) in [0, 1]
     const float* warp;         // (G, G, 2) in crop pixels, or null
     int grid;                  // G, at least 2
+    const float* guide;        // (H, H, 4), of codes of Y, U, V and 1, or null
+    int guide_grid;            // H, at least 2
     bool is_replace;           // whether rgb takes the source's place, or is added to it
     const double* linear;      // (3, 3), RGB on [-1, 1] to YUV codes
     const double* offset;      // (3,)

@@ -69,6 +69,61 @@ def test_delta_matches_definition(
     )
 
 
+def guided(grid, seed=2):
+    """A random guide (grid, grid, 4), which leaves nothing of the mask here, all of it there and some elsewhere."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(0, 0.6, (grid, grid, 3)), rng.normal(0.5, 0.4, (grid, grid, 1))], 2).astype(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize("bit_depth", [8, 10])
+@pytest.mark.parametrize("use_warp", [False, True])
+@pytest.mark.parametrize("width, height, size, grid, x, y, scale, degrees, share", PLACES)
+def test_guided_delta_matches_definition(
+    path, noise_frame, placed, bit_depth, use_warp, width, height, size, grid, x, y, scale, degrees, share
+):
+    planes, affine = noise_frame(width, height, bit_depth), placed(size, x, y, scale, degrees)
+    delta, mask, warp = fields(size, grid)
+    options = dict(matrix="bt709", color_range="limited", bit_depth=bit_depth)
+    arguments = (planes, affine, delta, mask, warp if use_warp else None, guided(max(2, size // 2)))
+    share = max(share, 4e-3) if share else share
+    assert_planes_close(
+        composite_delta_yuv(*arguments, **options), composite_delta_yuv_ref(*arguments, **options), share
+    )
+
+
+@pytest.mark.parametrize("bit_depth", [8, 10])
+@pytest.mark.parametrize("color_range", ["limited", "full"])
+def test_a_guided_mask_ends_where_the_frame_does(path, bit_depth, color_range):
+    """At an edge within a crop pixel, and there alone; the guide is of RGB, whatever the codes are."""
+    top = 2**bit_depth - 1
+    dark, light = (0.3 * top, 0.7 * top)
+    luma = np.full((40, 48), light, np.uint8 if bit_depth == 8 else np.uint16)
+    luma[:, :21] = dark
+    chroma = np.full((20, 24), 2 ** (bit_depth - 1), luma.dtype)
+    planes = (luma, chroma, chroma)
+    affine = np.array([[4.0, 0.0, 4.0], [0.0, 4.0, 4.0]])
+    delta = np.full((3, 8, 8), 0.2, np.float32)
+    guide = np.zeros((4, 4, 4), np.float32)
+    guide[..., :3], guide[..., 3] = -10.0 / 3, 0.5  # all of it where grey is below -0.05
+    options = dict(matrix="bt709", color_range=color_range, bit_depth=bit_depth)
+    after = composite_delta_yuv(planes, affine, delta, np.ones((8, 8), np.float32), None, guide, **options)
+    changed = after[0].astype(int) - luma
+    assert (changed[8:30, 8:21] > 0.06 * top).all() and not changed[:, 21:].any()
+    assert np.ptp(changed[8:30, 8:21]) <= 1
+
+
+def test_guide_is_checked(noise_frame, placed):
+    planes, affine = noise_frame(64, 48), placed(16, 31.0, 23.0, 1.0, 0.0)
+    delta, mask, _ = fields(16, 4)
+    for guide in (np.zeros((4, 4, 3), np.float32), np.zeros((1, 1, 4), np.float32), np.zeros((4, 5, 4), np.float32)):
+        with pytest.raises(ValueError, match="guide must be"):
+            composite_delta_yuv(planes, affine, delta, mask, None, guide, **COLOUR)
+    with pytest.raises(ValueError, match="float32"):
+        composite_delta_yuv(planes, affine, delta, mask, None, np.zeros((4, 4, 4)), **COLOUR)
+
+
 @pytest.mark.parametrize("bit_depth", [8, 10])
 @pytest.mark.parametrize("width, height, size, grid, x, y, scale, degrees, share", PLACES)
 def test_replace_matches_definition(

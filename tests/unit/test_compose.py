@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -88,6 +88,37 @@ def test_poisson_gives_an_even_offset_up(face: Array, frame_of: Callable[..., Fr
     source = frame.planes[0].astype(float)
     assert np.abs(feathered - source).max() > 20
     assert np.abs(blended - source).max() <= 1
+
+
+@pytest.mark.parametrize("spec", [{}, {"blend": "poisson"}, {"region": "all"}])
+def test_locks_end_at_the_frames_own_edge(
+    face: Array, frame_of: Callable[..., Frame], network_of: Any, spec: dict[str, Any]
+) -> None:
+    """Not only at the crop's, whose pixel is several of the frame; but where the mask is another's, cut or blended, there."""
+    frame = frame_of(0)
+    quad = ffhq_quad(face)
+    edge = round(quad[0, 0]) - 37  # a column of the frame, within a pixel of the crop
+    luma, u, v = (np.full_like(plane, 128) for plane in frame.planes)
+    luma[:], luma[:, :edge] = 180, 60
+    frame = replace(frame, planes=(luma, u, v))
+    probabilities = np.zeros((1, 4, 128, 128), np.float32)
+    columns = transform(invert(crop_to_frame(quad, 128)), np.array([[edge, quad[0, 1]]], float))[0, 0] - np.arange(128)
+    probabilities[:, 2] = np.clip(0.5 + columns / 6, 0, 1)
+    probabilities[:, 0] = 1 - probabilities[:, 2]
+    parser = network_of(lambda image: {"probabilities": probabilities})
+    active = EditSpec(edits=(("a", 1.0),), **spec)
+    plain = AttributeEdit(**{f: getattr(EDIT, f) for f in EDIT.__slots__} | {"hides": False})
+    made = FaceEdit(active, {"a": plain}, Method(), ("locks",), parser, SIZE, Clock())
+    job = made.begin(frame, Placement(1, quad, face), FaceMemory(FaceTrack(1)))
+    assert job is not None and (job.guide is not None) == (not spec)
+    planes, _ = made.finish(frame, frame.planes, job)
+    changed = planes[0][round(quad[0, 1])].astype(float) - luma[round(quad[0, 1])]
+    if not spec:
+        full = 0.2 * 127.5 * 219 / 255
+        assert changed[edge - 3] == pytest.approx(full, abs=2) and np.abs(changed[edge + 1 :]).max() <= 2
+        assert changed[edge - 1] > 0.8 * full
+    else:
+        assert np.abs(np.diff(changed[edge - 12 : edge + 12])).max() < 10
 
 
 class Coding(Method):

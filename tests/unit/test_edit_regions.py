@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from mien.engine.errors import EditError
-from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks, drawn_to_edges
+from mien.engine.face.mask import BODY, FACE, GRID_PX, HAIR, FaceMasks, around, edge_guide, guided
 from mien.engine.types import Array
 from mien.export.tiny.paint import EDITS_FILE
 from mien.kernels.color import LUMA
@@ -84,7 +85,7 @@ def test_a_hair_mask_is_drawn_to_the_pictures_edge() -> None:
     picture: Array = np.full((3, 128, 128), 0.6, np.float32)
     picture[:, :, :64] = -0.6  # dark hair up to column 64
     blunt: Array = np.repeat(np.clip((70 - np.arange(128)) / 12, 0, 1)[None], 128, 0).astype(np.float32)
-    sharp = drawn_to_edges(blunt, picture)
+    sharp = guided(edge_guide(blunt, picture), picture)
     assert sharp[64, 40] == pytest.approx(1.0, abs=0.02) and sharp[64, 90] == pytest.approx(0.0, abs=0.02)
     step, blunt_step = sharp[64, 63] - sharp[64, 64], blunt[64, 63] - blunt[64, 64]
     assert step > 3 * blunt_step > 0
@@ -94,7 +95,39 @@ def test_a_hair_mask_is_drawn_to_the_pictures_edge() -> None:
         np.where(np.arange(128) < 64, -0.3, 0.3) * LUMA[0] / LUMA[2],
     )
     assert np.ptp(np.tensordot(LUMA, hued, 1)) < 1e-6, "brown before grey: as bright"
-    by_hue = drawn_to_edges(blunt, hued)
+    by_hue = guided(edge_guide(blunt, hued), hued)
     assert by_hue[64, 63] - by_hue[64, 64] > 3 * blunt_step
-    flat = drawn_to_edges(blunt, np.zeros((3, 128, 128), np.float32))
+    nothing: Array = np.zeros((3, 128, 128), np.float32)
+    flat = guided(edge_guide(blunt, nothing), nothing)
     assert np.abs(np.diff(flat[64])).max() < 0.15, "without an edge there is nothing to draw it to"
+
+
+def test_a_guide_draws_a_larger_picture_finer() -> None:
+    """The same edge, within a pixel of the grid: 4 times as large, it is found to a pixel."""
+    fine: Array = np.full((3, 512, 512), 0.6, np.float32)
+    fine[:, :, :255] = -0.6
+    picture = cv2.resize(fine.transpose(1, 2, 0), (128, 128), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+    blunt: Array = np.repeat(np.clip((70 - np.arange(128)) / 12, 0, 1)[None], 128, 0).astype(np.float32)
+    guide = edge_guide(blunt, picture)
+    larger = guided(cv2.resize(guide, (512, 512)), fine)[256]
+    enlarged = cv2.resize(guided(guide, picture), (512, 512))[256]
+    assert larger[254] - larger[255] > 3 * np.abs(np.diff(enlarged)).max()
+    assert np.abs(np.delete(np.diff(larger), 254)).max() < 0.05, "there, and nowhere else"
+
+
+def test_locks_are_drawn_by_their_guide(points: Array) -> None:
+    p: Array = np.zeros((4, GRID_PX, GRID_PX), np.float32)
+    p[HAIR, :50], p[FACE, 50:] = 1.0, 1.0
+    picture = np.random.default_rng(0).uniform(-1, 1, (3, GRID_PX, GRID_PX)).astype(np.float32)
+    masks = FaceMasks(p, points, SIZE, picture)
+    drawn = masks.region("locks")
+    np.testing.assert_array_equal(drawn, np.clip(guided(masks.locks_guide(), picture), 0, 1))
+    assert drawn[:40, 20:-20].mean() > 0.95 and drawn[70:80, 55:70].max() < 0.2
+
+
+def test_a_guided_mask_has_room_beyond_the_crops_and_ends_at_its_border() -> None:
+    mask: Array = np.zeros((256, 256), np.float32)
+    mask[:, 100:] = np.clip((np.arange(156) + 1) / 8, 0, 1)
+    wide = around(mask)
+    assert (wide[128, 103:240] == 1).all() and wide[128, 98] > 0.3 and not wide[128, :90].any()
+    assert wide.max() == 1 and not wide[0].any() and not wide[:, -1].any()
