@@ -28,6 +28,14 @@ def fields(size, grid, seed=1):
     return delta, mask, warp
 
 
+def guided(grid, seed=2):
+    """A random guide (grid, grid, 4), which leaves nothing of the mask here, all of it there and some elsewhere."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(0, 0.6, (grid, grid, 3)), rng.normal(0.5, 0.4, (grid, grid, 1))], 2).astype(
+        np.float32
+    )
+
+
 def assert_planes_close(actual, expected, share):
     """Equal but for `share` of the samples, which float32 rounds to the neighbouring code."""
     for got, want in zip(actual, expected, strict=True):
@@ -55,39 +63,17 @@ PLACES = [
 
 @pytest.mark.parametrize("bit_depth", [8, 10])
 @pytest.mark.parametrize("use_warp", [False, True])
+@pytest.mark.parametrize("use_guide", [False, True])
 @pytest.mark.parametrize("width, height, size, grid, x, y, scale, degrees, share", PLACES)
 def test_delta_matches_definition(
-    path, noise_frame, placed, bit_depth, use_warp, width, height, size, grid, x, y, scale, degrees, share
+    path, noise_frame, placed, bit_depth, use_warp, use_guide, width, height, size, grid, x, y, scale, degrees, share
 ):
     planes, affine = noise_frame(width, height, bit_depth), placed(size, x, y, scale, degrees)
     delta, mask, warp = fields(size, grid)
     options = dict(matrix="bt601", color_range="limited", bit_depth=bit_depth)
-    arguments = (planes, affine, delta, mask, warp if use_warp else None)
-    share = max(share, 4e-3) if bit_depth == 10 and share else share
-    assert_planes_close(
-        composite_delta_yuv(*arguments, **options), composite_delta_yuv_ref(*arguments, **options), share
-    )
-
-
-def guided(grid, seed=2):
-    """A random guide (grid, grid, 4), which leaves nothing of the mask here, all of it there and some elsewhere."""
-    rng = np.random.default_rng(seed)
-    return np.concatenate([rng.normal(0, 0.6, (grid, grid, 3)), rng.normal(0.5, 0.4, (grid, grid, 1))], 2).astype(
-        np.float32
-    )
-
-
-@pytest.mark.parametrize("bit_depth", [8, 10])
-@pytest.mark.parametrize("use_warp", [False, True])
-@pytest.mark.parametrize("width, height, size, grid, x, y, scale, degrees, share", PLACES)
-def test_guided_delta_matches_definition(
-    path, noise_frame, placed, bit_depth, use_warp, width, height, size, grid, x, y, scale, degrees, share
-):
-    planes, affine = noise_frame(width, height, bit_depth), placed(size, x, y, scale, degrees)
-    delta, mask, warp = fields(size, grid)
-    options = dict(matrix="bt709", color_range="limited", bit_depth=bit_depth)
-    arguments = (planes, affine, delta, mask, warp if use_warp else None, guided(max(2, size // 2)))
-    share = max(share, 4e-3) if share else share
+    guide = guided(max(2, size // 2)) if use_guide else None
+    arguments = (planes, affine, delta, mask, warp if use_warp else None, guide)
+    share = max(share, 4e-3) if (bit_depth == 10 or use_guide) and share else share
     assert_planes_close(
         composite_delta_yuv(*arguments, **options), composite_delta_yuv_ref(*arguments, **options), share
     )
