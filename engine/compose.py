@@ -177,7 +177,7 @@ class FaceEdit:
         self._regions = regions
         self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
         self._within, self._poisson = spec.region, spec.blend == "poisson"
-        self._is_guided = set(regions) == {"locks"} and self._within is None and not self._poisson
+        self._is_guided = "locks" in regions and self._within is None and not self._poisson
         self._plan = MotionPlan.of(active)
         self.crop_px, self._scale = crop_px, crop_scale(spec, edits)
         self._parser, self._threads, self._clock = parser, threads, clock
@@ -212,7 +212,7 @@ class FaceEdit:
             hidden = None
             if self._hiding:
                 hidden = masks.enlarged(self._steady(memory, "hidden", masks.soft(self._hiding, self._within)))
-            guide = self._steady(memory, "guide", masks.locks_guide()) if self._is_guided else None
+            guide = self._steady(memory, "guide", masks.guide(self._regions)) if self._is_guided else None
         return FaceJob(memory.track, affine, box, crop, motion, mask, points, hidden, place.weight, guide)
 
     def answers(self, jobs: Sequence[FaceJob]) -> list[Answered]:

@@ -130,14 +130,30 @@ class FaceMasks:
 
     def soft(self, names: Iterable[str], within: str | None) -> Array:
         """The same on the parser's grid (P, P), before `enlarged`."""
-        names = tuple(names)
+        names = set(names)
+        mask = self._joined(names)
+        if within is not None:
+            mask = mask * self.region(within)
+        feather_share = HAIR_FEATHER_SHARE if names == {"locks"} else FEATHER_SHARE
+        return blur(mask, feather_share * GRID_PX) * border_ramp(GRID_PX)
+
+    def guide(self, names: Iterable[str]) -> Array:
+        """(P, P, 4): the guide of "locks" united with other regions, which keep their feathered edges, see `edge_guide`; what it makes
+        of a picture is to be clipped to [0, 1].
+        """
+        guide = self._locks_guide()
+        if others := set(names) - {"locks"}:
+            guide = guide.copy()
+            guide[..., 3] += (0.5 + 0.5 * HAIR_CONTRAST) * blur(
+                self._joined(others), FEATHER_SHARE * GRID_PX
+            )  # from below 0
+        return guide
+
+    def _joined(self, names: Iterable[str]) -> Array:
         mask = np.zeros((GRID_PX, GRID_PX), np.float32)
         for name in names:
             np.maximum(mask, self.region(name), out=mask)
-        if within is not None:
-            mask = mask * self.region(within)
-        feather_share = HAIR_FEATHER_SHARE if set(names) == {"locks"} else FEATHER_SHARE
-        return blur(mask, feather_share * GRID_PX) * border_ramp(GRID_PX)
+        return mask
 
     def enlarged(self, soft: Array) -> Array:
         """A soft (P, P) mask in the crop's size, (S, S) in [0, 1]."""
@@ -225,12 +241,11 @@ class FaceMasks:
     def _locks(self) -> Array:
         """The hair, and where it may fall over the face: all of it but its middle from the eyes down."""
         if self._picture is not None:
-            return np.clip(guided(self.locks_guide(), self._picture), 0.0, 1.0)
+            return np.clip(guided(self._locks_guide(), self._picture), 0.0, 1.0)
         hair = cv2.dilate(np.asarray(self._p[HAIR], np.float32), np.ones((5, 5), np.uint8))  # single hairs
         return np.asarray(np.clip(self._fading(hair) + self._under_locks(), 0.0, 1.0), np.float32)
 
-    def locks_guide(self) -> Array:
-        """(P, P, 4): the guide of the region "locks", see `edge_guide`; what it makes of a picture is to be clipped to [0, 1]."""
+    def _locks_guide(self) -> Array:
         if self._guide is None:
             assert self._picture is not None
             guide = HAIR_CONTRAST * edge_guide(np.ascontiguousarray(self._p[HAIR], np.float32), self._picture)

@@ -121,8 +121,11 @@ def test_locks_are_drawn_by_their_guide(points: Array) -> None:
     picture = np.random.default_rng(0).uniform(-1, 1, (3, GRID_PX, GRID_PX)).astype(np.float32)
     masks = FaceMasks(p, points, SIZE, picture)
     drawn = masks.region("locks")
-    np.testing.assert_array_equal(drawn, np.clip(guided(masks.locks_guide(), picture), 0, 1))
+    np.testing.assert_array_equal(drawn, np.clip(guided(masks.guide(["locks"]), picture), 0, 1))
     assert drawn[:40, 20:-20].mean() > 0.95 and drawn[70:80, 55:70].max() < 0.2
+    both = np.clip(guided(masks.guide(["locks", "complexion"]), picture), 0, 1)
+    np.testing.assert_allclose(both[:40], drawn[:40], atol=0.05)
+    assert both[70:80, 55:70].mean() > 0.9, "with the skin beside them"
 
 
 def test_a_guided_mask_has_room_beyond_the_crops_and_ends_at_its_border() -> None:
