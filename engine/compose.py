@@ -259,7 +259,9 @@ class FaceEdit:
             mask = mask if job.weight == 1.0 else mask * weight
             if difference is not None or warp is not None:
                 added = self._nothing if difference is None else difference
-                planes = composite_delta_yuv(planes, job.affine, added, mask, warp, job.guide, **shared)
+                planes = composite_delta_yuv(
+                    planes, job.affine, added, mask, warp, job.guide, frame=frame.planes, **shared
+                )
             if cover is not None:
                 picture, share = cover
                 if difference is not None:

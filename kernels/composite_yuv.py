@@ -2,7 +2,7 @@
 
 With c = A^-1 p the crop position of sample p, A = crop_to_frame, J its linear part, m the mask and all fields bilinear:
 delta:   out(p) = round(src(p + J warp(c)) + m(c) M delta(c))          src by Catmull-Rom in luma, bilinear in chroma
-         with a guide g, m(c) times clip(g_rgb(c) . rgb(src(p)) + g_1(c), 0, 1): the mask ends where the frame's own edges are,
+         with a guide g, m(c) times clip(g_rgb(c) . rgb(frame(p)) + g_1(c), 0, 1): the mask ends where the frame's own edges are,
          finer than the crop; rgb is that of bilinear chroma at a luma sample, and of the mean of its luma at a chroma sample
 replace: out(p) = round((1 - m(c)) src(p) + m(c) (M rgb(c) + offset))
 round(v) = floor(v + 1/2), clipped to the codes 0..2^bits - 1. A sample outside the box or the crop's square
@@ -48,6 +48,7 @@ def composite_delta_yuv(
     box: Box | None = None,
     threads: int = 1,
     out: Planes | None = None,
+    frame: Planes | None = None,
 ) -> Planes:
     """Return new planes: the source's own samples, displaced by `warp`, plus the masked difference.
 
@@ -57,6 +58,7 @@ def composite_delta_yuv(
     warp: (G, G, 2) float32, where to fetch each sample from, (x, y) in crop pixels relative to itself; node (i, j) lies
         at crop position ((j + 1/2) S/G - 1/2, (i + 1/2) S/G - 1/2). The mask does not act on it. None: nothing moves.
     guide: (H, H, 4) float32, gains of R, G and B on [-1, 1] and a constant, nodes as the warp's, H in 2..4096; see above.
+    frame: whose colours the guide takes, where `planes` hold earlier faces of it; None: `planes`.
     box: (x0, y0, x1, y1) in luma pixels, x1 and y1 exclusive, even (or the frame's end); None: the crop's `paste_box`.
     threads: rows are shared among them; the result does not depend on it. out: planes to write into.
     Raises ValueError for a shape, type or value outside of this.
@@ -74,9 +76,14 @@ def composite_delta_yuv(
         if not 2 <= grid <= 4096:
             raise ValueError(f"guide must be (H, H, 4) with H in 2..4096, got {guide.shape}")
         guide = guide_of_codes(check_field("guide", guide, (grid, grid, 4)), matrix, color_range, bit_depth)
+    frame = planes if frame is None else frame
+    check_planes(frame, bit_depth)
+    if frame[0].shape != planes[0].shape:
+        raise ValueError(f"frame must be as large as planes, {planes[0].shape}, got {frame[0].shape}")
     linear, _ = rgb_to_yuv(matrix, color_range, bit_depth)
     result = new_planes(planes, out, bit_depth)
-    _write(planes, result, affine, delta, mask, warp, guide, False, linear, np.zeros(3), box, 2**bit_depth - 1, threads)
+    top = 2**bit_depth - 1
+    _write(planes, result, affine, delta, mask, warp, guide, frame, False, linear, np.zeros(3), box, top, threads)
     return result
 
 
@@ -102,7 +109,8 @@ def composite_replace_yuv(
     rgb, mask = check_field("rgb", rgb, (3, size, size)), check_mask(mask, size)
     linear, offset = rgb_to_yuv(matrix, color_range, bit_depth)
     result = new_planes(planes, out, bit_depth)
-    _write(planes, result, affine, rgb, mask, None, None, True, linear, offset, box, 2**bit_depth - 1, threads)
+    top = 2**bit_depth - 1
+    _write(planes, result, affine, rgb, mask, None, None, planes, True, linear, offset, box, top, threads)
     return result
 
 
@@ -133,6 +141,7 @@ def _write(
     mask: Array,
     warp: Array | None,
     guide: Array | None,
+    frame: Planes,
     is_replace: bool,
     linear: Array,
     offset: Array,
@@ -142,10 +151,10 @@ def _write(
 ) -> None:
     """Write the box of `result`, which holds a copy of `planes`."""
     if native is None:
-        _write_numpy(planes, result, affine, field, mask, warp, guide, is_replace, linear, offset, box, top)
+        _write_numpy(planes, result, affine, field, mask, warp, guide, frame, is_replace, linear, offset, box, top)
     else:
         native.composite_yuv(
-            *planes, *result, affine, field, mask, warp, guide, is_replace, linear, offset, *box, top, threads
+            *planes, *result, *frame, affine, field, mask, warp, guide, is_replace, linear, offset, *box, top, threads
         )
 
 
@@ -173,6 +182,7 @@ def _write_numpy(
     mask: Array,
     warp: Array | None,
     guide: Array | None,
+    frame: Planes,
     is_replace: bool,
     linear: Array,
     offset: Array,
@@ -193,7 +203,7 @@ def _write_numpy(
         cx, cy = cx[row, column], cy[row, column]
         m = bilinear(mask, cx, cy, np.float32)
         if guide is not None:
-            codes = _codes_at(planes, channel, row + rows.start, column + columns.start)
+            codes = _codes_at(frame, channel, row + rows.start, column + columns.start)
             m = m * _guided(guide, size, cx, cy, codes, np.float32)
         shift = np.zeros((2, m.size), np.float32)
         if warp is not None:
@@ -246,12 +256,14 @@ def composite_delta_yuv_ref(
     color_range: ColorRange,
     bit_depth: int,
     box: Box | None = None,
+    frame: Planes | None = None,
 ) -> Planes:
     """Define `composite_delta_yuv` in float64."""
     linear, _ = rgb_to_yuv(matrix, color_range, bit_depth)
     guide = None if guide is None else guide_of_codes(guide, matrix, color_range, bit_depth)
     top = 2**bit_depth - 1
-    return _composite_ref(planes, crop_to_frame, delta, mask, warp, guide, False, linear, np.zeros(3), box, top)
+    frame = planes if frame is None else frame
+    return _composite_ref(planes, crop_to_frame, delta, mask, warp, guide, frame, False, linear, np.zeros(3), box, top)
 
 
 def composite_replace_yuv_ref(
@@ -267,7 +279,8 @@ def composite_replace_yuv_ref(
 ) -> Planes:
     """Define `composite_replace_yuv` in float64."""
     linear, offset = rgb_to_yuv(matrix, color_range, bit_depth)
-    return _composite_ref(planes, crop_to_frame, rgb, mask, None, None, True, linear, offset, box, 2**bit_depth - 1)
+    top = 2**bit_depth - 1
+    return _composite_ref(planes, crop_to_frame, rgb, mask, None, None, planes, True, linear, offset, box, top)
 
 
 def _composite_ref(
@@ -277,6 +290,7 @@ def _composite_ref(
     mask: Array,
     warp: Array | None,
     guide: Array | None,
+    frame: Planes,
     is_replace: bool,
     linear: Array,
     offset: Array,
@@ -295,7 +309,7 @@ def _composite_ref(
         m = bilinear(mask, cx, cy)
         if guide is not None:
             at = np.mgrid[rows, columns]
-            m = m * _guided(guide, size, cx, cy, _codes_at(planes, channel, *at), np.float64)
+            m = m * _guided(guide, size, cx, cy, _codes_at(frame, channel, *at), np.float64)
         wx, wy = np.zeros_like(cx), np.zeros_like(cy)
         if warp is not None:
             nodes = warp.shape[0] / size

@@ -21,7 +21,7 @@ HAIR_FADE_SHARE = 0.22  # long hair runs out of the crop at its foot; over less 
 FEATHER_SHARE, HAIR_FEATHER_SHARE = 0.02, 0.003
 HAIR_CONTRAST = 1.7  # of the guided filter's mask around one half: it is softer than hair ends, and a light colour beyond it is a halo
 GUIDE_PX, GUIDE_NOISE = 9, 1e-3
-AROUND_SHARE = 0.012  # of the crop: half the guided filter's window
+AROUND_SHARE = 0.012  # of the crop: a pixel and a half of the grid, as far as a mask by the frame's edges lies beyond one by the crop's
 DOUBT = 0.01  # of a mask counts as none, and as much below 1 as all: a softmax never says either
 BACKGROUND, FACE, HAIR, BODY = range(4)
 
@@ -144,9 +144,8 @@ class FaceMasks:
         guide = self._locks_guide()
         if others := set(names) - {"locks"}:
             guide = guide.copy()
-            guide[..., 3] += (0.5 + 0.5 * HAIR_CONTRAST) * blur(
-                self._joined(others), FEATHER_SHARE * GRID_PX
-            )  # from below 0
+            full = 0.5 + 0.5 * HAIR_CONTRAST  # where there is no hair the guide is as far below 0 as this is above 1
+            guide[..., 3] += full * blur(self._joined(others), FEATHER_SHARE * GRID_PX)
         return guide
 
     def _joined(self, names: Iterable[str]) -> Array:

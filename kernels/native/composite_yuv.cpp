@@ -87,14 +87,14 @@ MIEN_INLINE Range sample_warp(Run& run, const CompositeJob<T>& job, int n, int f
     return moved;
 }
 
-// Multiplies the mask by what the guide makes of the source's codes at samples `first` to `first + n` of a row of luma or chroma.
+// Multiplies the mask by what the guide makes of the frame's codes at samples `first` to `first + n` of a row of luma or chroma.
 template <typename T>
 MIEN_INLINE void guide_mask(Run& run, const CompositeJob<T>& job, int n, int first, int row, const Line& nodes, bool is_luma) {
     Taps taps;
     float gains[kChunk][4], codes[3][kChunk];
     locate_line(taps, n, job.guide_grid, job.guide_grid, nodes.x + first * nodes.dx, nodes.dx, nodes.y + first * nodes.dy, nodes.dy);
     sample_fours(gains, job.guide, taps, job.guide_grid, n);
-    const Plane<const T>&y = job.source[0], &u = job.source[1], &v = job.source[2];
+    const Plane<const T>&y = job.frame[0], &u = job.frame[1], &v = job.frame[2];
     if (is_luma) {
         const T* luma = y.data + row * y.pitch;
         const int near = row / 2, far = std::clamp(row % 2 ? near + 1 : near - 1, 0, u.height - 1);
@@ -102,7 +102,7 @@ MIEN_INLINE void guide_mask(Run& run, const CompositeJob<T>& job, int n, int fir
             const int left = (first + i) / 2, right = std::min((first + i + 1) / 2, u.width - 1);
             codes[0][i] = luma[first + i];
             for (int c = 1; c < 3; ++c) {
-                const T *close = job.source[c].data + near * job.source[c].pitch, *away = job.source[c].data + far * job.source[c].pitch;
+                const T *close = job.frame[c].data + near * job.frame[c].pitch, *away = job.frame[c].data + far * job.frame[c].pitch;
                 codes[c][i] = 0.375f * static_cast<float>(close[left] + close[right]) + 0.125f * static_cast<float>(away[left] + away[right]);
             }
         }

@@ -10,6 +10,7 @@ template <typename T>
 struct CompositeJob {
     Plane<const T> source[3];  // Y, U, V as decoded
     Plane<T> target[3];        // hold a copy of the source; written inside the box only
+    Plane<const T> frame[3];   // whose colours the guide takes
     Affine to_frame;           // crop pixels to luma pixels
     int size;                  // S, at least 2
     const float* rgb;          // (3, S, S), a difference (delta) or a picture (replace)

@@ -44,10 +44,11 @@ void crop_yuv(Picture<const T> y, Picture<const T> u, Picture<const T> v, Double
 
 template <typename T>
 void composite_yuv(Picture<const T> y, Picture<const T> u, Picture<const T> v, Picture<T> out_y, Picture<T> out_u,
-                   Picture<T> out_v, Doubles crop_to_frame, Floats rgb, Floats mask, std::optional<Floats> warp,
+                   Picture<T> out_v, Picture<const T> frame_y, Picture<const T> frame_u, Picture<const T> frame_v, Doubles crop_to_frame, Floats rgb, Floats mask, std::optional<Floats> warp,
                    std::optional<Floats> guide, bool is_replace, Doubles linear, Doubles offset, int x0, int y0, int x1, int y1, int top, int threads) {
     const mien::CompositeJob<T> job{{plane(y), plane(u), plane(v)},
                                     {plane(out_y), plane(out_u), plane(out_v)},
+                                    {plane(frame_y), plane(frame_u), plane(frame_v)},
                                     affine(crop_to_frame),
                                     static_cast<int>(mask.shape(0)),
                                     rgb.data(),
@@ -73,7 +74,8 @@ template <typename T>
 void define(nb::module_& m) {
     m.def("crop_yuv", &crop_yuv<T>, "y"_a, "u"_a, "v"_a, "crop_to_frame"_a, "luma_k"_a, "chroma_k"_a, "linear"_a, "offset"_a,
           "threads"_a, "out"_a, "Write an aligned crop into `out`; see mien.kernels.crop_yuv.");
-    m.def("composite_yuv", &composite_yuv<T>, "y"_a, "u"_a, "v"_a, "out_y"_a, "out_u"_a, "out_v"_a, "crop_to_frame"_a, "rgb"_a,
+    m.def("composite_yuv", &composite_yuv<T>, "y"_a, "u"_a, "v"_a, "out_y"_a, "out_u"_a, "out_v"_a, "frame_y"_a, "frame_u"_a,
+          "frame_v"_a, "crop_to_frame"_a, "rgb"_a,
           "mask"_a, "warp"_a.none(), "guide"_a.none(), "is_replace"_a, "linear"_a, "offset"_a, "x0"_a, "y0"_a, "x1"_a, "y1"_a, "top"_a, "threads"_a,
           "Write an edited crop into the box of `out_*`; see mien.kernels.composite_yuv.");
 }

@@ -100,6 +100,19 @@ def test_a_guided_mask_ends_where_the_frame_does(path, bit_depth, color_range):
     assert np.ptp(changed[8:30, 8:21]) <= 1
 
 
+def test_a_guide_is_of_the_frame_and_not_of_earlier_faces(path, noise_frame, placed):
+    """So that faces of one frame may come in any order."""
+    frame, affine = noise_frame(64, 48), placed(16, 31.0, 23.0, 2.0, 5.0)
+    edited = tuple(255 - plane for plane in frame)
+    delta, mask, _ = fields(16, 4)
+    arguments = (edited, affine, delta, mask, None, guided(8))
+    after = composite_delta_yuv(*arguments, frame=frame, **COLOUR)
+    assert_planes_close(after, composite_delta_yuv_ref(*arguments, frame=frame, **COLOUR), 4e-3)
+    assert (after[0] != composite_delta_yuv(*arguments, **COLOUR)[0]).any()
+    with pytest.raises(ValueError, match="as large"):
+        composite_delta_yuv(*arguments, frame=noise_frame(66, 48), **COLOUR)
+
+
 def test_guide_is_checked(noise_frame, placed):
     planes, affine = noise_frame(64, 48), placed(16, 31.0, 23.0, 1.0, 0.0)
     delta, mask, _ = fields(16, 4)
