@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -17,12 +16,13 @@ from mien.engine.backend import Network
 from mien.engine.blend import poisson
 from mien.engine.clock import Clock
 from mien.engine.edits import Answer, Method, View
-from mien.engine.face.align import crop_to_frame, paste_box, widened
+from mien.engine.face.align import crop_pixel, crop_to_frame, enlarged, paste_box, widened
 from mien.engine.face.face_motion import FaceMotion, MotionPlan, face_motion
 from mien.engine.face.mask import GRID_PX, FaceMasks, around, blur
 from mien.engine.face.points import invert, iou, transform
 from mien.engine.frame_crop import bit_depth, crop_frame, shrunk
 from mien.engine.manifest import AttributeEdit
+from mien.engine.outline import end_in_line, likely_cover
 from mien.engine.rows import RowGathering
 from mien.engine.spec import EditSpec
 from mien.engine.types import Array, FaceTrack, Frame
@@ -175,8 +175,11 @@ class FaceEdit:
         active = [(edits[name], strength) for name, strength in spec.active]
         self.method = method
         self._regions = regions
-        self._hiding = sorted({region for edit, _ in active if edit.hides for region in edit.regions})
+        hiding = [(edit, strength) for edit, strength in active if edit.hides]
+        self._hiding = sorted({region for edit, _ in hiding for region in edit.regions})
         self._within, self._poisson = spec.region, spec.blend == "poisson"
+        self._outlines = [] if self._poisson else [edit.outline for edit, _ in hiding if edit.outline]
+        self._hides_by = max((strength for _, strength in hiding), default=0.0)
         self._is_guided = "locks" in regions and self._within is None and not self._poisson
         self._plan = MotionPlan.of(active)
         self.crop_px, self._scale = crop_px, crop_scale(spec, edits)
@@ -231,7 +234,18 @@ class FaceEdit:
             crop, points = job.crop, job.points
             if self.method.wants_code() and job.motion is not None:
                 crop, points = job.motion.of_crop(crop), job.motion.of_points(points, self.crop_px)
-            return crop, self.method.finish(job.track, View(crop, job.mask, points, job.hidden))
+            answer = self.method.finish(job.track, View(crop, job.mask, points, job.hidden))
+            if self._outlines and answer is not None:
+                answer = self._ending_in_line(job, crop, points, answer)
+            return crop, answer
+
+    def _ending_in_line(self, job: FaceJob, crop: Array, points: Array, answer: Answer) -> Answer:
+        if answer.difference is None or job.hidden is None:
+            return answer
+        room = np.minimum(job.mask, job.hidden)
+        likely = likely_cover(self._outlines, points, self.crop_px)
+        pixel = crop_pixel(job.affine)
+        return Answer(*end_in_line(crop, answer.difference, likely, room, self._hides_by, pixel))
 
     def finish(
         self, frame: Frame, planes: Planes, job: FaceJob, answered: Answered | None = None
@@ -269,7 +283,8 @@ class FaceEdit:
                 planes = composite_replace_yuv(planes, job.affine, picture, share, **shared)
             if answer is not None and answer.cover is not None:
                 picture, share = answer.cover
-                planes = composite_replace_yuv(planes, job.affine, picture, share * weight, **shared)
+                finer = enlarged(job.affine, len(share) / self.crop_px)
+                planes = composite_replace_yuv(planes, finer, picture, share * weight, **shared)
         return planes, job.box
 
     def _motion(
@@ -281,8 +296,8 @@ class FaceEdit:
         if self._within is not None:
             support = support * blur(masks.region(self._within), 2.0)
         support = self._steady(memory, "support", support)
-        pixel, steady = 1.0 / math.hypot(affine[0, 0], affine[1, 0]), partial(self._steady, memory)
-        return face_motion(self._plan.times(weight), points, crop, support, pixel, steady)
+        steady = partial(self._steady, memory)
+        return face_motion(self._plan.times(weight), points, crop, support, crop_pixel(affine), steady)
 
     def _steady(self, memory: FaceMemory, name: str, mask: Array) -> Array:
         """A mask averaged over the track's crops of this width."""

@@ -111,7 +111,8 @@ class AttributeEdit:
     direction's difference. hides: whether what it draws hides what was there, down to the frame's own detail (dark glasses).
     parts_lips: whether the template tears the lips apart, and the gap shows the inside of a mouth, see face/lips.py. closes_lids:
     how far strength 1 closes the eyes, -1..1, see face/lids.py; below 0 negative strengths close them, 0 closes none.
-    crop_scale: how many times as wide as FFHQ's the crop may be, for what reaches beyond the face (long hair).
+    crop_scale: how many times as wide as FFHQ's the crop may be, for what reaches beyond the face (long hair). outline: a polygon on the
+    mean face, in shares of its crop's side, of what an edit that hides puts on; then that ends in a line, see outline.py.
     """
 
     name: str
@@ -128,6 +129,7 @@ class AttributeEdit:
     closes_lids: float = 0.0
     crop_scale: float = 1.0
     target: Target | None = None
+    outline: tuple[tuple[float, float], ...] = ()
 
     @property
     def moves(self) -> bool:
@@ -322,8 +324,11 @@ def _edit(name: str, section: Section) -> AttributeEdit:
         closes_lids=section.number("closes_lids", -1.0, 1.0) if section.has("closes_lids") else 0.0,
         crop_scale=section.number("crop_scale", 1.0, MAX_CROP_SCALE) if section.has("crop_scale") else 1.0,
         target=_target(section.section("target")) if section.has("target") else None,
+        outline=section.pairs("outline", 0.0, 1.0) if section.has("outline") else (),
     )
     section.finish()
+    if edit.outline and (len(edit.outline) < 3 or not edit.hides):
+        raise BundleError(f"{section.where}.outline: at least three corners of what an edit that hides puts on")
     if not edit.regions:
         raise BundleError(f"{section.where}.regions: an edit needs at least one region")
     if edit.direction is None and not edit.moves:

@@ -134,6 +134,13 @@ class Section:
             raise self._wrong(key, items, f"a list of {count} numbers")
         return tuple(self._number(key, item, -math.inf, math.inf) for item in items)
 
+    def pairs(self, key: str, lo: float, hi: float) -> tuple[tuple[float, float], ...]:
+        """A list of [x, y]."""
+        values = self.take(key)
+        if not isinstance(values, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in values):
+            raise self._wrong(key, values, "a list of pairs of numbers")
+        return tuple((self._number(key, x, lo, hi), self._number(key, y, lo, hi)) for x, y in values)
+
     def _integer(self, key: str, value: object, lo: int, hi: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not lo <= value <= hi:
             raise self._wrong(key, value, f"a whole number from {lo} to {hi}")

@@ -46,6 +46,18 @@ def crop_to_frame(quad: Array, size: int) -> Array:
     return np.concatenate([linear, (quad[0] - linear @ np.full(2, (size - 1) / 2))[:, None]], 1)
 
 
+def enlarged(affine: Array, times: float) -> Array:
+    """The affine (2, 3) of the same crop, its side so many times as many pixels."""
+    linear = affine[:, :2] / times
+    corner = affine[:, 2] - 0.5 * affine[:, :2].sum(1)
+    return np.concatenate([linear, (corner + 0.5 * linear.sum(1))[:, None]], 1)
+
+
+def crop_pixel(affine: Array) -> float:
+    """How many pixels of the crop one of the frame is wide, by the affine (2, 3) from crop to frame."""
+    return 1.0 / math.hypot(affine[0, 0], affine[1, 0])
+
+
 def smooth_quads(quads: Array) -> Array:
     """Quads (n, 3, 2) of one contiguous run: Gaussian of sigma 1 on the centre and 3 on both axes, as STIT's offline
     filter.

@@ -223,7 +223,7 @@ class FaceMasks:
         """What glasses may cover: a band across the eyes and the temples, past the face's outline by a rim."""
         # A turned head's glasses stand out like its nose.
         middles = np.stack([self._points[36:48].mean(0), self._points[27]])
-        corners = [middles + x * self._across + y * self._down for x in (-1.02, 1.02) for y in (-0.36, 0.5)]
+        corners = [middles + x * self._across + y * self._down for x in (-1.02, 1.02) for y in (-0.36, 0.58)]
         spread = np.concatenate([*corners, self._points[[0, 16]]])
         rim = 2 * round(0.12 * self._unit) + 1
         head = np.clip(self._p[FACE] + self._p[HAIR], 0.0, 1.0)

@@ -95,6 +95,11 @@ def _frame(head: _Head, shape: tuple[int, int]) -> Array:
     return _fill(shape, [_lens(head, -1.0, _RIM), _lens(head, 1.0, _RIM), bridge])
 
 
+def glasses_front(points: Array, shape: tuple[int, int]) -> Array:
+    """(H, W) in [0, 1]: what the glasses of a mesh (478, 3) cover, without their arms."""
+    return _frame(_Head.of(points), shape)
+
+
 def _arms(head: _Head, points: Array, shape: tuple[int, int]) -> Array:
     """Both arms, from the hinge to the ear, fading out as the head's turn hides them behind the lens."""
     arms = np.zeros(shape, np.float32)

@@ -25,11 +25,12 @@ from mien.engine.networks.landmarks import Landmarks
 from mien.engine.networks.parser import Parser
 from mien.engine.networks.w_encoder import WEncoder
 from mien.export.onnx import Dims, export_onnx, largest_error, store_float16
+from mien.export.tiny.mean_outline import outlines
 from mien.export.tiny.paint import EDITS_FILE
 from mien.export.tiny.quantize import calibration, quantize
 from mien.export.tiny.stage import Arguments
 
-VERSION = "0.12.0"
+VERSION = "0.12.1"
 # The largest difference from torch that a file may have, over the largest value of the output. float16 rounds a weight by 2**-11 of
 # it; what that adds up to over the layers was a third of the bound at most. 8 bits were measured to cost 0.013.
 FLOAT16_BOUND, INT8_BOUND = 16 * 2.0**-11, 0.04
@@ -237,6 +238,8 @@ def run(args: Arguments) -> None:
     synthesis, directions, channels = _synthesis_parts(args.runs)
     parts = _analysis_parts(args.runs) | synthesis
     edits = json.loads(EDITS_FILE.read_text())
+    for name, outline in outlines(args.runs).items():
+        edits[name]["outline"] = outline
     used = {edit["direction"] for edit in edits.values()}
     files: dict[str, bytes | Path] = {
         "directions.npz": pack_directions({key: value.numpy() for key, value in directions.items() if key in used}),

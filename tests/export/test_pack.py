@@ -66,6 +66,7 @@ def test_nothing_is_written_where_a_file_is_not_its_network(
     image = np.random.default_rng(0).uniform(-1, 1, (1, 3, 256, 256)).astype(np.float32)
     samples: dict[str, list[Inputs]] = {"vae_encoder": [{"image": image}]}
     monkeypatch.setattr(pack, "calibration", lambda _: samples)
+    monkeypatch.setattr(pack, "outlines", lambda _: {})
     monkeypatch.setattr(pack, "PACKAGED", tmp_path)
     seen: list[str] = []
 

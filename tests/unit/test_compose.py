@@ -90,6 +90,42 @@ def test_poisson_gives_an_even_offset_up(face: Array, frame_of: Callable[..., Fr
     assert np.abs(blended - source).max() <= 1
 
 
+@pytest.mark.parametrize("blend", ["feather", "poisson"])
+def test_what_has_an_outline_ends_in_a_line(
+    face: Array, frame_of: Callable[..., Frame], parser: Any, blend: str
+) -> None:
+    """At the frame's own detail, finer than the crop; blended over its rim it has no line."""
+    outline = ((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7))
+    frame = frame_of(0)
+    frame = replace(
+        frame, planes=(np.full_like(frame.planes[0], 180), *(np.full_like(p, 128) for p in frame.planes[1:]))
+    )
+
+    class Draws(Method):
+        def finish(self, track: FaceTrack, view: View) -> Answer:
+            share: Array = np.zeros((SIZE, SIZE), np.float32)
+            share[20:44, 20:44] = 1.0
+            share = cv2.GaussianBlur(share, (0, 0), 0.7)
+            difference = share * (-0.9 - view.crop)
+            return Answer(difference, (view.crop + difference, share))
+
+    lumas = []
+    for edit in (replace(EDIT, outline=outline), EDIT):
+        spec = EditSpec(edits=(("a", 1.0),), blend=blend)
+        made = FaceEdit(spec, {"a": edit}, Draws(), ("face",), parser, SIZE, Clock())
+        job = made.begin(frame, Placement(1, ffhq_quad(face), face), FaceMemory(FaceTrack(1)))
+        assert job is not None
+        planes, _ = made.finish(frame, frame.planes, job)
+        lumas.append(planes[0][round(ffhq_quad(face)[0, 1])].astype(int))
+    with_line, without = lumas
+    if blend == "poisson":
+        np.testing.assert_array_equal(with_line, without)
+    else:
+        assert with_line.min() < 40 and without.min() < 40
+        between = [((row > 60) & (row < 160)).sum() for row in lumas]
+        assert between[0] < between[1] / 2
+
+
 @pytest.mark.parametrize("spec", [{}, {"blend": "poisson"}, {"region": "all"}])
 def test_locks_end_at_the_frames_own_edge(
     face: Array, frame_of: Callable[..., Frame], network_of: Any, spec: dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mien.engine.face.align import crop_to_frame, ffhq_quad, paste_box
+from mien.engine.face.align import crop_pixel, crop_to_frame, enlarged, ffhq_quad, paste_box
 from mien.engine.face.detect import Detector, decode, small_luma, stored_box, suppress, upright
 from mien.engine.face.landmarks import samples_per_axis
 from mien.engine.face.points import box_crop, face_box, invert, iou, landmark_crop, roll, transform
@@ -54,6 +54,13 @@ def test_paste_box_is_even_and_within_quad_and_frame(face: Array, width: int) ->
     assert y1 - 1 <= quad[0, 1] + reach[1] and 0 == x0 % 2 == y0 % 2 == y1 % 2
     assert quad[0, 0] - reach[0] > x0 - 2 and quad[0, 1] + reach[1] < y1 + 2
     assert paste_box(quad + [[1000, 0], [0, 0], [0, 0]], width, 256) == (0, 0, 0, 0)
+
+
+def test_a_crop_of_more_pixels_lies_where_the_crop_lies(face: Array) -> None:
+    """Its edges, not the centres of its pixels, are those of the smaller one."""
+    quad = ffhq_quad(face)
+    np.testing.assert_allclose(enlarged(crop_to_frame(quad, 64), 3), crop_to_frame(quad, 192), atol=1e-9)
+    assert crop_pixel(crop_to_frame(quad, 64)) == pytest.approx(32 / math.hypot(*quad[1]))
 
 
 def test_landmark_crop_is_upright_and_margined(face: Array) -> None:
