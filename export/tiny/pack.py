@@ -30,7 +30,7 @@ from mien.export.tiny.paint import EDITS_FILE
 from mien.export.tiny.quantize import calibration, quantize
 from mien.export.tiny.stage import Arguments
 
-VERSION = "0.12.1"
+VERSION = "0.13.0"
 # The largest difference from torch that a file may have, over the largest value of the output. float16 rounds a weight by 2**-11 of
 # it; what that adds up to over the layers was a third of the bound at most. 8 bits were measured to cost 0.013.
 FLOAT16_BOUND, INT8_BOUND = 16 * 2.0**-11, 0.04
