@@ -178,7 +178,8 @@ class FaceEdit:
         hiding = [(edit, strength) for edit, strength in active if edit.hides]
         self._hiding = sorted({region for edit, _ in hiding for region in edit.regions})
         self._within, self._poisson = spec.region, spec.blend == "poisson"
-        self._outlines = [] if self._poisson else [edit.outline for edit, _ in hiding if edit.outline]
+        outlines = [edit.outline for edit, _ in hiding]
+        self._outlines = outlines if all(outlines) and not self._poisson else []
         self._hides_by = max((strength for _, strength in hiding), default=0.0)
         self._is_guided = "locks" in regions and self._within is None and not self._poisson
         self._plan = MotionPlan.of(active)
@@ -234,18 +235,17 @@ class FaceEdit:
             crop, points = job.crop, job.points
             if self.method.wants_code() and job.motion is not None:
                 crop, points = job.motion.of_crop(crop), job.motion.of_points(points, self.crop_px)
-            answer = self.method.finish(job.track, View(crop, job.mask, points, job.hidden))
-            if self._outlines and answer is not None:
-                answer = self._ending_in_line(job, crop, points, answer)
+            if not self._outlines or job.hidden is None:
+                return crop, self.method.finish(job.track, View(crop, job.mask, points, job.hidden))
+            answer = self.method.finish(job.track, View(crop, job.mask, points))
+            if answer is not None and answer.difference is not None:
+                answer = self._ending_in_line(job, crop, points, answer.difference, np.minimum(job.mask, job.hidden))
             return crop, answer
 
-    def _ending_in_line(self, job: FaceJob, crop: Array, points: Array, answer: Answer) -> Answer:
-        if answer.difference is None or job.hidden is None:
-            return answer
-        room = np.minimum(job.mask, job.hidden)
+    def _ending_in_line(self, job: FaceJob, crop: Array, points: Array, difference: Array, room: Array) -> Answer:
         likely = likely_cover(self._outlines, points, self.crop_px)
         pixel = crop_pixel(job.affine)
-        return Answer(*end_in_line(crop, answer.difference, likely, room, self._hides_by, pixel))
+        return Answer(*end_in_line(crop, difference, likely, room, self._hides_by, pixel))
 
     def finish(
         self, frame: Frame, planes: Planes, job: FaceJob, answered: Answered | None = None
