@@ -101,6 +101,10 @@ class Target:
     spread: float
 
 
+Outline = tuple[tuple[float, float], ...]
+"""A polygon on the mean face, in shares of its crop's side."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttributeEdit:
     """An attribute edit, as data.
@@ -111,8 +115,8 @@ class AttributeEdit:
     direction's difference. hides: whether what it draws hides what was there, down to the frame's own detail (dark glasses).
     parts_lips: whether the template tears the lips apart, and the gap shows the inside of a mouth, see face/lips.py. closes_lids:
     how far strength 1 closes the eyes, -1..1, see face/lids.py; below 0 negative strengths close them, 0 closes none.
-    crop_scale: how many times as wide as FFHQ's the crop may be, for what reaches beyond the face (long hair). outline: a polygon on the
-    mean face, in shares of its crop's side, of what an edit that hides puts on; then that ends in a line, see outline.py.
+    crop_scale: how many times as wide as FFHQ's the crop may be, for what reaches beyond the face (long hair). outline: of what an
+    edit that hides puts on, on the mean face; then that ends in a line, see outline.py.
     """
 
     name: str
@@ -129,7 +133,7 @@ class AttributeEdit:
     closes_lids: float = 0.0
     crop_scale: float = 1.0
     target: Target | None = None
-    outline: tuple[tuple[float, float], ...] = ()
+    outline: Outline = ()
 
     @property
     def moves(self) -> bool:

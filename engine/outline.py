@@ -16,10 +16,8 @@ import cv2
 import numpy as np
 
 from mien.engine.face.coordinates import MEAN_FACE
+from mien.engine.manifest import Outline
 from mien.engine.types import Array
-
-Outline = tuple[tuple[float, float], ...]
-"""A polygon on the mean face, in shares of its crop's side."""
 
 LEVEL = 0.65  # the shadow of glasses is a third as dark as they are, and an edge lies half way
 # Of the sum of squares over RGB on [-1, 1]: what is known of a mean face weighs as much as a source so much unlike the object.

@@ -38,7 +38,8 @@ class Answer:
     """What a method has for one crop; pictures are (3, S, S) on the [-1, 1] scale.
 
     difference: to add to the frame's own pixels, times the mask; None for nothing to add. cover: a picture that takes
-    the place of the frame's pixels, by the share (S, S) in [0, 1]; None where none does.
+    the place of the frame's pixels, by the share (S, S) in [0, 1], both of more pixels where the same crop is shown finer; None
+    where none does.
     """
 
     difference: Array | None = None

@@ -12,9 +12,10 @@ from mien.engine.outline import mean_to_crop
 from mien.engine.types import Array
 from mien.export.tiny.dataset import Prepared
 from mien.export.tiny.draw_glasses import glasses_front
+from mien.export.tiny.prepare import CROP_PX, MARGIN_PX
 from mien.export.tiny.teachers import MESH_TO_68
 
-FACES, MARGIN_PX = 300, 32  # the prepared crops are wider by this on each side
+FACES = 300
 PX, FINER, TOLERANCE_PX = 128, 8, 2.0
 
 SOLIDS: dict[str, Callable[[Array, tuple[int, int]], Array]] = {"sunglasses": glasses_front}
@@ -29,11 +30,10 @@ def outlines(runs: Path) -> dict[str, list[list[float]]]:
 
 def mean_outline(name: str, prepared: Prepared, *, faces: int = FACES, seed: int = 0) -> list[list[float]]:
     """Corners [x, y] of the polygon within which the edit's object lies on more than half of the faces, alike left and right."""
-    size = prepared.crops.shape[1] - 2 * MARGIN_PX
     total = np.zeros((PX, PX))
     for i in np.random.default_rng(seed).choice(prepared.train_ids, faces, replace=False):
         mesh = np.array(prepared.points[i], np.float64) - (MARGIN_PX, MARGIN_PX, 0)
-        drawn = SOLIDS[name](mesh, (size, size))
+        drawn = SOLIDS[name](mesh, (CROP_PX, CROP_PX))
         to_crop = mean_to_crop(mesh[MESH_TO_68, :2], PX)
         total += cv2.warpAffine(drawn, to_crop, (PX, PX), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     mean = (total + total[:, ::-1]) / (2 * faces)
